@@ -1,0 +1,1 @@
+"""What a person launches, reads and takes away."""

@@ -1,0 +1,40 @@
+"""`brisk check`: a spec and its data, looked at without training anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from experiments.show import print_json
+from experiments.spec import read
+from objectives.data import load
+from spaces.genotype import Architecture
+
+
+def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
+    """Say what a study of this spec would search, or raise the SpecError or DataError that `brisk run` would raise."""
+    spec = read(spec_name, sets)
+    data = load(spec.task, seed=spec.study.seed, root=spec.root)
+    spec.space.check(spec.task.kind, data.signature.time_steps)
+    forms = {
+        cell: len(spec.space.deployments(Architecture(cell, spec.space.units[0]), data.signature))
+        for cell in spec.space.cell
+    }
+    found: dict[str, Any] = {
+        "study": spec.study.name,
+        "task": data.summary,
+        "objectives": list(spec.objectives.names),
+        "bounds": spec.objectives.bounds,
+        "forms": forms,
+        "trials": spec.study.trials,
+    }
+    if as_json:
+        print_json(found)
+        return
+    bounds = ", ".join(f"{name} <= {bound:g}" for name, bound in found["bounds"].items()) or "none"
+    click.echo(f"{spec_name}: the spec and its data are sound")
+    click.echo(f"  data        {', '.join(f'{key} {value}' for key, value in data.summary.items())}")
+    click.echo(f"  objectives  {', '.join(found['objectives'])}; bounds: {bounds}")
+    click.echo(f"  forms       of each trained model: {', '.join(f'{cell} {n}' for cell, n in forms.items())}")
+    click.echo(f"Next: brisk run {spec_name}")

@@ -1,0 +1,134 @@
+"""The exporters, as they run in a worker: write a trained candidate in one form, then read it back and judge it.
+
+Each row of `EXPORTERS` writes into a folder and gives the path that is to be loaded; each loader gives a function from
+raw inputs to outputs. Writing and judging happen in two processes, so that nothing is judged from memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from objectives.deployment.interpreter import predict
+from spaces.build import build, put_weights, serving_model
+
+from objectives.bench import Bench
+from objectives.outcome import Outcome
+from objectives.task import TASKS
+from objectives.trained import dataset, trained
+from spaces.backend import keras, tf
+from spaces.record import from_json
+
+ROWS = 256  # of the test part, on which the written model is compared with the trained one
+Run = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One form: `write(model, outcome, folder, name)` gives the path to load, `open` loads it in another process."""
+
+    write: Callable[[Any, Outcome, Path, str], Path]
+    open: Callable[[Path], Run]
+
+
+def _write_tflite(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
+    assert outcome.artifact, "only candidates with an artifact are exported"
+    return Path(shutil.copyfile(outcome.artifact.path, folder / "model.tflite"))
+
+
+def _write_keras(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
+    model.save(folder / "model.keras")
+    return folder / "model.keras"
+
+
+def _write_saved_model(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
+    return _save(model, folder / "saved_model")
+
+
+def _write_tfserving(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
+    (folder / "model.config").write_text(
+        "model_config_list {\n  config {\n"
+        f'    name: "{name}"\n    base_path: "/models/{name}"\n    model_platform: "tensorflow"\n'
+        "  }\n}\n",
+        encoding="utf-8",
+    )
+    return _save(model, folder / "models" / name / "1")
+
+
+def _save(model: Any, folder: Path) -> Path:
+    """A SavedModel with one signature, `x` to `y`, and a free batch dimension; it needs nothing of brisk to load."""
+    taken = model.inputs[0]
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *taken.shape[1:]), taken.dtype, name="x")], autograph=False)
+    def serve(x: Any) -> dict[str, Any]:
+        return {"y": model(x, training=False)}
+
+    module = tf.Module()
+    module.weights = model.variables  # tracked, so that the checkpoint holds them
+    module.serve = serve
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
+    return folder
+
+
+def _open_tflite(path: Path) -> Run:
+    return lambda x: predict(path, x)
+
+
+def _open_keras(path: Path) -> Run:
+    model = keras.models.load_model(path)
+    return lambda x: np.asarray(model(x, training=False))
+
+
+def _open_saved_model(path: Path) -> Run:
+    """Load as TF Serving does: a plain session that runs the tensors the signature names."""
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph)
+    with graph.as_default():
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
+    signature = loaded.signature_def["serving_default"]
+    taken, given = signature.inputs["x"].name, signature.outputs["y"].name
+    return lambda x: np.asarray(session.run(given, {taken: x}))
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "tflite": Exporter(_write_tflite, _open_tflite),
+    "keras": Exporter(_write_keras, _open_keras),
+    "savedmodel": Exporter(_write_saved_model, _open_saved_model),
+    "tfserving": Exporter(_write_tfserving, _open_saved_model),
+}
+
+
+def write(bench: dict[str, Any], outcome: dict[str, Any], to: str, folder: str, name: str) -> dict[str, Any]:
+    """Write one form into `folder`; beside it, for `verify`, what the trained Keras model answers on held-out rows."""
+    where, known = from_json(Bench, bench), from_json(Outcome, outcome)
+    data = dataset(where)
+    weights = trained(where, data, known.genotype, lambda event: None)[0]
+    model = build(known.genotype.architecture, data.signature, where.seed)
+    put_weights(model, weights)
+    serving = serving_model(model, data.signature)
+    path = EXPORTERS[to].write(serving, known, Path(folder), name)
+    x, y = data.test.x[:ROWS], data.test.y[:ROWS]
+    np.savez(Path(folder) / "held-out.npz", x=x, y=y, oracle=np.asarray(serving(x, training=False)))
+    return {"path": str(path)}
+
+
+def verify(kind: str, to: str, path: str, folder: str) -> dict[str, Any]:
+    """Load what was written, in this fresh process, and compare it with the trained model on held-out rows."""
+    with np.load(Path(folder) / "held-out.npz") as kept:
+        x, y, oracle = kept["x"], kept["y"], kept["oracle"]
+    output = EXPORTERS[to].open(Path(path))(x)
+    task = TASKS[kind]
+    return {
+        "rows": len(x),
+        "max_difference": float(np.max(np.abs(output - oracle))),
+        "largest_output": float(np.max(np.abs(oracle))),
+        "output_error": float(np.sqrt(np.mean((output - oracle) ** 2) / np.mean(oracle**2))),
+        "score": task.score(y, output),
+        "keras_score": task.score(y, oracle),
+        "stderr": task.stderr(y, oracle),
+    }

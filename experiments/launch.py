@@ -1,0 +1,136 @@
+"""`brisk run`: the spec becomes a plan, the plan a study; workers are driven, MLflow is told, the front is shown."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.progress import Progress
+from experiments.publish import publish, sink
+from experiments.report import console, write
+from experiments.show import print_json
+from experiments.spec import Spec, read
+from experiments.table import Place, duration_s
+from objectives.outcome import Outcome
+from search.drive import Limits, drive, finish
+from search.outbox import Outbox
+from search.study import Study
+from search.summary import nearest_miss, summarise
+from spaces.errors import InputError, NothingFeasible
+from spaces.record import from_json
+
+REHEARSAL = "-rehearsal"
+SHIPPING_S = 30.0  # how long the end of a run waits for MLflow
+
+
+def launch(
+    spec_name: str,
+    sets: tuple[str, ...],
+    *,
+    home: Path,
+    trials: int | None = None,
+    timeout: str | None = None,
+    workers: int | None = None,
+    name: str | None = None,
+    rehearse: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Run a study to the end of its budget, or go on with it, and print its front.
+
+    Raises InputError for a wrong spec, data or home, NothingFeasible where no candidate kept within the bounds, and
+    KeyboardInterrupt after everything finished has been kept.
+    """
+    spec = read(spec_name, sets)
+    limits = limits_of(spec, trials=trials, timeout=timeout, workers=workers)
+    plan = spec.plan(str(usable(home)))
+    study_name = name or spec.study.name + (REHEARSAL if rehearse else "")
+    if rehearse:
+        plan = replace(plan, evaluator="objectives.rehearsal")
+    with Study.start(home, study_name, plan, storage=spec.storage.optuna) as study:
+        with _shipping(study, home) if not rehearse else nullcontext() as outbox:
+            _work(study, limits, outbox)
+        history = study.history()
+    summary = summarise(history)
+    if outbox and (reason := outbox.reason or publish(home, history)):
+        click.echo(f"brisk: MLflow does not show it all yet ({reason}); `brisk sync {study_name}` sends it", err=True)
+    if as_json:
+        print_json(summary)
+    else:
+        write(summary, console())
+    if not summary["front"]:
+        raise NothingFeasible(f"the study {study_name!r} found nothing within its bounds: {nearest_miss(history)}")
+
+
+def limits_of(spec: Spec, *, trials: int | None, timeout: str | None, workers: int | None) -> Limits:
+    """The budget: the spec's, where the command line does not say otherwise."""
+    seconds = duration_s(timeout, Place("--timeout")) if timeout else spec.study.timeout_s
+    memory = spec.search.memory_limit_mb
+    return Limits(
+        trials=trials or spec.study.trials,
+        timeout_s=seconds,
+        workers=workers or spec.study.workers,
+        group_timeout_s=spec.search.trial_timeout_s,
+        memory_limit_bytes=memory * 2**20 if memory else None,
+    )
+
+
+def usable(home: Path) -> Path:
+    """The home, made if it is not there. Raises InputError where it cannot be written."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / ".writable").touch()
+        (home / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"the home {home} cannot be written ({error.strerror}); name another with --home or BRISK_HOME"
+        ) from None
+    return home.resolve()
+
+
+def _work(study: Study, limits: Limits, outbox: Outbox | None) -> None:
+    """Drive the study and judge its front, with everybody told who wants to know."""
+    told = len(study.outcomes)
+    with Progress(trials=limits.trials, timeout_s=limits.timeout_s, done=told) as progress, _terminable():
+
+        def hear(event: dict[str, Any]) -> None:
+            progress(event)
+            if outbox and event["event"] == "told":
+                outbox.put(event["trial"], from_json(Outcome, event["outcome"]))
+            elif outbox and event["event"] == "group":
+                outbox.show(summarise(study))
+
+        drive(study, limits, hear)
+        finish(study, hear)
+
+
+@contextmanager
+def _shipping(study: Study, home: Path) -> Iterator[Outbox]:
+    """An outbox that has heard of what the study holds already, and is given time at the end."""
+    history = study.history()
+    outbox = Outbox(sink(home, history))
+    for number, outcome in history.outcomes.items():
+        outbox.put(number, outcome)
+    try:
+        yield outbox
+    finally:
+        outbox.close(SHIPPING_S)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """A termination signal is taken like Ctrl-C: workers are ended, everything finished is kept."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

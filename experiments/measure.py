@@ -1,0 +1,131 @@
+"""`brisk measure`: the latency of model files, of any kind, interleaved in one sitting so that they compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from experiments.report import console
+from objectives.latency import timing
+from objectives.latency.devices import device as named_device
+from objectives.outcome import Conditions, MeasureFailure, Measurement
+from spaces.errors import ModelError
+from spaces.record import to_json
+
+MAGIC = {".tflite": (4, b"TFL3"), ".keras": (0, b"PK"), ".h5": (0, b"\x89HDF"), ".hdf5": (0, b"\x89HDF")}
+KINDS = "a .tflite file, a SavedModel folder, or a .keras or .h5 file"
+
+
+def measure_models(
+    models: Sequence[Path],
+    *,
+    device: str = "local",
+    batch: int = 1,
+    threads: int = 1,
+    scenario: str = "burst",
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Measure, print and return the rows. Raises ModelError for a file that is no model, or where none can be run."""
+    report = measured(models, device, Conditions(scenario=scenario, threads=threads, batch=batch))
+    if as_json:
+        print(json.dumps(report))
+    else:
+        _print(report)
+    return report
+
+
+def measured(models: Sequence[Path], device: str, conditions: Conditions) -> dict[str, Any]:
+    """One row a model, in order: its figures, its ratio to the fastest and whether they tie, or why it failed."""
+    for path in models:
+        check_model(path)
+    results = named_device(device).measure(models, conditions)
+    figures = [result for result in results if isinstance(result, Measurement)]
+    failures = [result.reason for result in results if isinstance(result, MeasureFailure)]
+    if not figures:
+        raise ModelError(f"no model could be measured; {models[0]}: {failures[0]}")
+    fastest = min(figures, key=lambda figure: figure.median_ms / figure.batch)
+    rows = [_row(path, result, fastest) for path, result in zip(models, results, strict=True)]
+    asked = {"scenario": conditions.scenario, "threads": conditions.threads, "batch": conditions.batch}
+    return {"device": device, **asked, "models": rows}
+
+
+def check_model(path: Path) -> None:
+    """Raise ModelError where `path` is not a model that can be measured, as far as its name and first bytes tell."""
+    if not path.exists():
+        raise ModelError(f"there is no model at {path}; give {KINDS}")
+    if path.is_dir():
+        if not (path / "saved_model.pb").exists():
+            raise ModelError(f"{path} is a folder without saved_model.pb, so no SavedModel; give {KINDS}")
+        return
+    if path.suffix not in MAGIC:
+        raise ModelError(f"{path} must end in {', '.join(MAGIC)}, but ends in {path.suffix!r}; give {KINDS}")
+    start, magic = MAGIC[path.suffix]
+    with path.open("rb") as file:
+        found = file.read(8)[start : start + len(magic)]
+    if found != magic:
+        raise ModelError(f"{path} must have {magic!r} at byte {start}, but got {found!r}; it is damaged or misnamed")
+
+
+def _row(path: Path, result: Measurement | MeasureFailure, fastest: Measurement) -> dict[str, Any]:
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    row: dict[str, Any] = {"model": str(path), "size_bytes": sum(each.stat().st_size for each in files)}
+    if isinstance(result, MeasureFailure):
+        return {**row, "failed": result.reason}
+    known = to_json(result)
+    latency = {"median": result.median_ms, "ci": list(result.ci_ms), "raw": result.raw_ms}
+    latency |= {key: known[key] for key in ("converged", "scenario", "batch", "threads", "device")}
+    slower = result.median_ms / result.batch / (fastest.median_ms / fastest.batch)
+    overlap = result.ci_ms[0] / result.batch <= fastest.ci_ms[1] / fastest.batch
+    tie = overlap or slower - 1 <= timing.tie_tolerance(fastest.median_ms)
+    return {
+        **row,
+        "latency_ms": latency,
+        "throughput_per_s": 1000 * result.batch / result.median_ms,
+        "times_fastest": slower,
+        "ties_with_fastest": tie,
+        **{key: known[key] for key in ("first_ms", "load_ms", "peak_memory_bytes", "processes", "blocks")},
+        **{key: known[key] for key in ("trusted", "why", "fingerprint")},
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    to = console()
+    batch, threads = report["batch"], report["threads"]
+    to.print(f"{report['device']}, {report['scenario']}, {threads} thread{'s' * (threads > 1)}, batch {batch}\n")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for heading in ("ms a call", "±", "x fastest", "first ms", "load ms", "mem KiB", "KiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = report["models"]
+    for row in rows:
+        table.add_row(row["model"], *_cells(row))
+    to.print(table)
+    for row in rows:
+        notes = [row["failed"]] if "failed" in row else [row["why"]] if row["why"] else []
+        if "latency_ms" in row and row["latency_ms"]["batch"] != batch:
+            notes.append(f"its own batch is {row['latency_ms']['batch']}")
+        if notes:
+            to.print(f"\n{row['model']}: {'; '.join(notes)}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    size = f"{row['size_bytes'] / 1024:.0f}"
+    if "failed" in row:
+        return ["failed", *[""] * 5, size]
+    latency = row["latency_ms"]
+    median, (low, high) = latency["median"], latency["ci"]
+    width = max(high - median, median - low) / median
+    times = "tie" if row["ties_with_fastest"] and row["times_fastest"] > 1 else f"{row['times_fastest']:.2f}"
+    return [
+        f"{median:.4g}" + ("" if row["trusted"] else " ?"),
+        f"{width:.1%}" + ("" if latency["converged"] else "*"),
+        times,
+        f"{row['first_ms']:.3g}",
+        f"{row['load_ms']:.3g}",
+        f"{row['peak_memory_bytes'] / 1024:.0f}",
+        size,
+    ]

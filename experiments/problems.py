@@ -1,0 +1,130 @@
+"""What in a spec makes no sense although every value is of the right type."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from objectives.bench import TaskSpec
+from objectives.latency.devices.device import DEVICES
+from objectives.latency.timing import period_s
+from objectives.objective import OBJECTIVES
+from objectives.sources import GENERATED
+from objectives.task import TASKS
+from spaces.catalog import CELLS
+from spaces.errors import SpecError, nearest
+from spaces.space import Space
+
+if TYPE_CHECKING:
+    from experiments.spec import Baseline, Objectives, Spec
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "study.seed": (0, 2**31 - 1),
+    "study.trials": (1, 100_000),
+    "study.workers": (1, 256),
+    "task.time_steps": (1, 100_000),
+    "task.samples": (10, 10_000_000),
+    "objectives.quality.max_error": (0, 1e12),
+    "objectives.latency.max_ms": (1e-6, 1e6),
+    "objectives.latency.threads": (1, 256),
+    "objectives.latency.half_width": (0.001, 0.5),
+    "objectives.latency.min_processes": (1, 100),
+    "objectives.latency.max_processes": (1, 100),
+    "objectives.size.max_kb": (1e-3, 1e9),
+    "objectives.memory.max_kb": (1e-3, 1e9),
+    "training.epochs": (1, 100_000),
+    "training.batch_size": (1, 1_000_000),
+    "training.patience": (1, 100_000),
+    "training.clipnorm": (1e-6, 1e6),
+    "training.temperature": (0.01, 100),
+    "search.memory_limit_mb": (256, 10_000_000),
+}
+
+
+def problems(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Every (key, what is wrong with its value and what to do), single keys first, then what does not fit together."""
+    for key, (low, high) in LIMITS.items():
+        table, *path = key.split(".")
+        value = getattr(spec, table)
+        for name in path:
+            value = None if value is None else getattr(value, name)
+        if value is not None and not low <= value <= high:
+            yield key, f"got {value}; it must lie from {low:g} to {high:g}"
+    yield from _study_problems(spec)
+    yield from _task_problems(spec.task)
+    yield from _objective_problems(spec.objectives)
+    yield from ((f"space.{key}", problem) for key, problem in spec.space.problems(spec.task.kind))
+    if spec.baseline:
+        yield from _baseline_problems(spec.baseline, spec.task.kind)
+    yield from _distillation_problems(spec)
+
+
+def _study_problems(spec: Spec) -> Iterator[tuple[str, str]]:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.study.name):
+        yield "study.name", f"got {spec.study.name!r}; use letters, digits, '.', '_' and '-'"
+    for key in ("optuna", "mlflow"):
+        url = getattr(spec.storage, key)
+        if url and "://" not in url:
+            yield f"storage.{key}", f"got {url!r}; give a URL such as postgresql://host/name, or leave the key out"
+
+
+def _task_problems(task: TaskSpec) -> Iterator[tuple[str, str]]:
+    if task.kind not in TASKS:
+        yield "task.kind", f"got {task.kind!r}; {nearest(task.kind, TASKS)}"
+    elif task.metric not in ("", TASKS[task.kind].metric):
+        yield "task.metric", f"got {task.metric!r}; {task.kind} is judged by {TASKS[task.kind].metric!r}"
+    if not (min(task.splits) > 0 and abs(sum(task.splits) - 1) < 1e-6):
+        yield "task.splits", f"got {list(task.splits)}; give three shares above 0 that sum to 1, as in [0.6, 0.2, 0.2]"
+    if task.targets and not task.data.lower().endswith(".npy"):
+        yield "task.targets", f"got {task.targets!r}, but data = {task.data!r} holds its own; leave the key out"
+    for key in ("time_steps", "samples"):
+        if getattr(task, key) is not None and task.data not in GENERATED:
+            yield f"task.{key}", f"got {getattr(task, key)}; only {' and '.join(GENERATED)} are generated, leave it out"
+
+
+def _objective_problems(objectives: Objectives) -> Iterator[tuple[str, str]]:
+    if len(objectives.names) < 2:
+        named = ", ".join(objectives.names) or "none"
+        yield "objectives", f"got {named}; name two or more of {', '.join(OBJECTIVES)}, as in quality = {{}}"
+    if (latency := objectives.latency) is None:
+        return
+    if latency.device not in DEVICES and ":" not in latency.device:
+        yield "objectives.latency.device", f"got {latency.device!r}; {nearest(latency.device, DEVICES)}"
+    if latency.min_processes > latency.max_processes:
+        problem = f"got {latency.min_processes}, more than max_processes = {latency.max_processes}; swap them"
+        yield "objectives.latency.min_processes", problem
+    try:
+        period_s(latency.scenario)
+    except SpecError as error:
+        yield "objectives.latency.scenario", str(error)
+
+
+def _baseline_problems(baseline: Baseline, kind: str) -> Iterator[tuple[str, str]]:
+    """The baseline is a space of one point, and must be a legal one."""
+    if (cell := baseline.architecture.cell) not in CELLS:
+        yield "baseline.architecture.cell", f"got {cell!r}; {nearest(cell, CELLS)}"
+        return
+    genotype = baseline.genotype
+    point: dict[str, Any] = {}
+    tables: dict[str, str] = {}
+    for table in ("architecture", "training", "deployment"):
+        for row in dataclasses.fields(getattr(genotype, table)):
+            point[row.name] = (getattr(getattr(genotype, table), row.name),)
+            tables[row.name] = table
+    if point.pop("distillation") != (0.0,):
+        yield "baseline.training.distillation", "the baseline has no teacher; leave the key out"
+    for key, problem in Space(**point).problems(kind):
+        yield f"baseline.{tables[key]}.{key}", problem
+
+
+def _distillation_problems(spec: Spec) -> Iterator[tuple[str, str]]:
+    alphas = spec.training.distillation
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas) or len(set(alphas)) < len(alphas):
+        yield "training.distillation", f"got {list(alphas)}; name shares of the teacher from 0 to 1, each once"
+    elif max(alphas) > 0 and not (spec.baseline and spec.baseline.teacher):
+        yield (
+            "training.distillation",
+            f"got {list(alphas)}, but nothing teaches; set baseline.teacher = true",
+        )

@@ -1,0 +1,72 @@
+"""MLflow as the shop window of a study: what is sent while it runs, at its end, and by `brisk sync`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from objectives.outcome import Outcome
+from search.history import History, read
+from search.ledger import Key
+from search.summary import summarise
+from search.tracking import Projection, home_store, project
+from spaces.errors import StudyError
+from spaces.signature import Signature
+
+
+def sink(home: Path, history: History) -> Callable[[], Projection]:
+    """What opens the study in MLflow."""
+    store, artifacts = _store(home, history.plan.tracking)
+    return lambda: Projection(store, artifacts, history.name, summarise(history)["task"])
+
+
+def publish(home: Path, history: History) -> str:
+    """Make MLflow show the study as it is, its front as page, picture and table; gives why it could not, or ""."""
+    from experiments.plots import drawings
+
+    summary = summarise(history)
+    try:
+        with tempfile.TemporaryDirectory(prefix="brisk-") as folder:
+            files = drawings(summary, list(history.outcomes.items()), Path(folder))
+        project(*_store(home, history.plan.tracking), history.name, summary, shown(history), files)
+    except Exception as error:  # whatever MLflow raises: the study is complete without it
+        return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return ""
+
+
+def sync_study(home: Path, study: str) -> None:
+    """`brisk sync`. Raises StudyError where there is no study, or MLflow cannot be reached."""
+    history = read(home, study)
+    if reason := publish(home, history):
+        raise StudyError(
+            f"MLflow at {history.plan.tracking or home} was not brought up to date: {reason}; mend that and sync again"
+        )
+    click.echo(f"MLflow shows all {len(history.outcomes)} trials of {study}; `brisk ui {study}` opens it")
+
+
+def register(home: Path, history: History, trial: Key, model: Path, signature: Signature) -> str:
+    """Make the exported file the newest version of the study's registered model; says so, or why it could not."""
+    store, artifacts = _store(home, history.plan.tracking)
+    try:
+        projection = Projection(store, artifacts, history.name, summarise(history)["task"])
+        version = projection.register(trial, model, signature, name=history.name, aliases=["exported"])
+    except Exception as error:  # the export is complete without it
+        return f"It was not registered with MLflow: {type(error).__name__}: {error}".splitlines()[0][:300]
+    return f"Registered with MLflow as {history.name} version {version}, alias exported."
+
+
+def shown(history: History) -> list[tuple[Key, Outcome]]:
+    """Every outcome as it is known best, the baseline with them."""
+    told: dict[Key, Outcome] = {}
+    told.update(history.outcomes.items())
+    told.update(history.finals)
+    if history.baseline:
+        told.setdefault("baseline", history.baseline)
+    return list(told.items())
+
+
+def _store(home: Path, uri: str) -> tuple[str, str]:
+    return (uri, "") if uri else home_store(home)

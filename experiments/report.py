@@ -1,0 +1,228 @@
+"""What a person reads: the front as a table, and what a running study is doing."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from search.ledger import form, title
+
+NARROW, SLIM = 100, 78  # columns: below the first, bits and form share one; below the second, less is shown
+PIPE_COLUMNS = 120  # where nobody's window limits the width
+
+ASKED = {
+    "32": {"input": 32, "recurrent": 32},
+    "16": {"input": 16, "recurrent": 16},
+    "8": {"input": 8, "recurrent": 8},
+    "rec8": {"recurrent": 8},
+    "rec4": {"recurrent": 4, "input": 8},
+    "4": {"input": 4, "recurrent": 4},
+    "full8": {"input": 8, "recurrent": 8},
+}
+"""The width that each name of `catalog.BITS` asks of each role, where it asks for one."""
+
+ASCII = str.maketrans({"±": "+-", "→": "->", "·": "-", "×": "x", "✓": "*", "…": "..."})
+
+
+class Page(Console):
+    """A console that leaves what a vanished reader means to its owner; rich itself would end the process."""
+
+    def __init__(self, stream: IO[str], *, forgiving: bool) -> None:
+        tty = bool(getattr(stream, "isatty", lambda: False)())
+        super().__init__(file=stream, force_terminal=tty, width=None if tty else PIPE_COLUMNS, highlight=False)
+        self._forgiving = forgiving
+
+    def on_broken_pipe(self) -> None:
+        """Called while a BrokenPipeError is handled: fall silent, or let it through."""
+        self.quiet = True
+        if not self._forgiving:
+            raise
+
+
+def console(stream: IO[str] | None = None, *, forgiving: bool = False) -> Console:
+    """A console on a stream (standard output); one that is no terminal gets wide plain lines without control codes.
+
+    Where the reader has gone, a `forgiving` one falls silent, another raises BrokenPipeError.
+    """
+    return Page(stream or sys.stdout, forgiving=forgiving)
+
+
+def write(summary: Mapping[str, Any], to: Console) -> None:
+    """The whole report of a study: baseline, front, counts, failures, wall time, and what to do next."""
+    say = _Speaker(to)
+    name, front, baseline = summary["study"], summary["front"], summary.get("baseline")
+    if baseline:
+        exporter = baseline["artifact"].get("exporter") or f"the {form(baseline['genotype'])} exporter"
+        what = f"Baseline: {title(baseline['genotype'])}"
+        say(f"{what}, exported by {exporter}; speedup and drop are against it.")
+    if front or baseline:
+        to.print(table(summary, to.width, ascii_only=say.ascii_only))
+        _say_footnotes([*front, *([baseline] if baseline else [])], say)
+    say("")
+    say(counts_line(summary))
+    for line in failure_lines(summary["failures"]):
+        say(line, style="red")
+    if line := split_line(summary):
+        say(line)
+    if front:
+        say(f"Next: brisk ui {name}    (a closer look)", whole=True)
+        say(f"      brisk export {name} --pick knee --to tflite --out DIR", whole=True)
+    elif not summary["counts"].get("running"):
+        say("Nothing is on the front: loosen a bound under [objectives], or give it more trials with --trials.")
+
+
+def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Console) -> None:
+    """One point of a study, below its baseline."""
+    ascii_only = _Speaker(to).ascii_only
+    to.print(table({**summary, "front": [point]}, to.width, ascii_only=ascii_only))
+
+
+def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -> Table:
+    """The front, fastest first, the baseline above it; test figures where there are any, validation until then."""
+    baseline = summary.get("baseline")
+    points = sorted(summary["front"], key=lambda point: point["latency_ms"]["median"])
+    points = [*([baseline] if baseline else []), *points]
+    metric = points[0]["quality"]["metric"] if points else "metric"
+    shapes = [] if width < SLIM else ["bits, form"] if width < NARROW else ["bits", "form"]
+    drawn = Table(box=None, padding=(0, 1 if width < NARROW else 2, 0, 0), header_style="bold", pad_edge=False)
+    drawn.add_column("trial", justify="right", no_wrap=True)
+    drawn.add_column("model", overflow="fold", min_width=8)
+    for heading in shapes:
+        drawn.add_column(heading, no_wrap=True)
+    for heading in ("latency ms", "faster", metric, *(("drop", "KiB") if width >= SLIM else ())):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for point in points:
+        named = " (baseline)" if point is baseline and width >= NARROW else ""
+        cells = ["base" if point["trial"] == "baseline" else str(point["trial"]), title(point["genotype"]) + named]
+        served = [bits(point), form(point["genotype"])]
+        cells += [" ".join(served)] if len(shapes) == 1 else served if shapes else []
+        cells += [latency(point["latency_ms"]), _times(point.get("speedup")), quality(point["quality"])]
+        if width >= SLIM:
+            cells += [_drop(point), f"{point['size_bytes'] / 1024:.1f}"]
+        style = "bold" if point is baseline else ""
+        drawn.add_row(*(Text(cell.translate(ASCII) if ascii_only else cell) for cell in cells), style=style)
+    return drawn
+
+
+def bits(point: Mapping[str, Any]) -> str:
+    """The bit width asked for, and what it became where that differs: "8", "rec8→32", "8→input 32"."""
+    asked = str(point["genotype"]["deployment"]["bits"])
+    realised = point["artifact"].get("realised_bits") or {}
+    wanted = {role: width for role, width in ASKED.get(asked, {}).items() if role in realised}
+    wrong = {role: realised[role] for role, width in wanted.items() if realised[role] != width}
+    if not wrong:
+        return asked
+    if len(wrong) == len(wanted) and len(set(wrong.values())) == 1:
+        return f"{asked}→{next(iter(wrong.values()))}"
+    return f"{asked}→" + ",".join(f"{role[:3]} {width}" for role, width in wrong.items())
+
+
+def latency(measured: Mapping[str, Any]) -> str:
+    """Median and the wider half of its 95 % interval; "~" before one that did not converge, "!" one not trusted."""
+    median, (low, high) = measured["median"], measured["ci"]
+    half = max(high - median, median - low) / median if median else 0.0
+    sign = "!" if measured.get("trusted") is False else "" if measured["converged"] else "~"
+    return f"{sign}{number(median)} ±{100 * half:.1f}%"
+
+
+def quality(found: Mapping[str, Any]) -> str:
+    """The test figure with its standard error, or the validation figure where the test has not been read."""
+    if found.get("test") is None:
+        return f"{found['validation']:.3f}"
+    error = found.get("test_stderr")
+    return f"{found['test']:.3f}" + (f"±{error:.3f}" if error is not None else "")
+
+
+def number(value: float) -> str:
+    """Three significant digits without an exponent."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3 if value >= 0.1 else 4
+    return f"{value:.{digits}f}"
+
+
+def counts_line(summary: Mapping[str, Any]) -> str:
+    """How many trials ended how, the hypervolume and the wall time."""
+    counts = {state: count for state, count in summary["counts"].items() if count}
+    parts = [
+        f"{sum(counts.values())} trials: " + (", ".join(f"{n} {state}" for state, n in counts.items()) or "none yet")
+    ]
+    if summary.get("hypervolume") is not None:
+        parts.append(f"hypervolume {summary['hypervolume']:.4g}")
+    parts.append(duration(summary["wall_s"]))
+    return " · ".join(parts)
+
+
+def failure_lines(failures: Sequence[Mapping[str, Any]], most: int = 6) -> list[str]:
+    """One line for each stage and reason, the commonest first, with the trials it took."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for failure in failures:
+        groups[failure["stage"], " ".join(str(failure["reason"]).split())[:200]].append(failure["trial"])
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    lines = [f"{len(trials)} failed at {stage}: {why} ({_trials(trials)})" for (stage, why), trials in ordered[:most]]
+    return lines + ([f"and {len(ordered) - most} other kinds of failure: see --json"] if len(ordered) > most else [])
+
+
+def split_line(summary: Mapping[str, Any]) -> str:
+    """Where the wall time of the workers went, from `summary["seconds"]`; "" where it is not known."""
+    spent = summary.get("seconds") or {}
+    total = spent.get("training_and_measuring", 0.0) + spent.get("other", 0.0)
+    if not total:
+        return ""
+    stages = spent["stages"]
+    measuring = stages.get("untrained", 0.0) + stages.get("measure", 0.0)
+    shares = {"training": stages.get("train", 0.0), "measuring": measuring, "neither": spent["other"]}
+    return "Workers' time: " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in shares.items())
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it: "48 s", "3 min 51 s", "2 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class _Speaker:
+    """Prints plain lines, in ASCII where the stream has nothing better."""
+
+    def __init__(self, to: Console) -> None:
+        self._to = to
+        self.ascii_only = not to.encoding.lower().replace("-", "").startswith("utf")
+
+    def __call__(self, line: str, style: str = "", whole: bool = False) -> None:
+        """One line; a `whole` one is never wrapped, for it is there to be copied."""
+        self._to.print(Text(line.translate(ASCII) if self.ascii_only else line, style=style), soft_wrap=whole)
+
+
+def _say_footnotes(points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
+    if any(latency(point["latency_ms"]).startswith("~") for point in points):
+        say("~ its interval is wider than asked for: the machine was noisy", style="dim")
+    for why in sorted(
+        {point["latency_ms"].get("why", "") for point in points if point["latency_ms"].get("trusted") is False}
+    ):
+        say(f"! not to be relied on: {why}", style="dim")
+    if any("→" in bits(point) for point in points):
+        say("→ the bit width asked for became the one after the arrow", style="dim")
+    if all(point["quality"].get("test") is None for point in points):
+        say("quality on validation data; the test part is read once, at the end of the study", style="dim")
+
+
+def _drop(point: Mapping[str, Any]) -> str:
+    """Against the baseline, on the data that the quality beside it is of."""
+    drop = point.get("drop") if point["quality"].get("test") is None else point.get("test_drop", point.get("drop"))
+    return "" if drop is None else f"{drop:+.3f}"
+
+
+def _times(speedup: float | None) -> str:
+    return "" if speedup is None else f"{number(speedup) if speedup < 10 else f'{speedup:.0f}'}×"
+
+
+def _trials(trials: Sequence[int], most: int = 8) -> str:
+    shown = ", ".join(str(trial) for trial in trials[:most]) + ("…" if len(trials) > most else "")
+    return f"trial{'s' if len(trials) > 1 else ''} {shown}"

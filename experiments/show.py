@@ -1,0 +1,51 @@
+"""`brisk show` and `brisk pick`: a study as it stands, read beside whoever drives it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.report import console, write, write_point
+from search.front import pick
+from search.history import read
+from search.summary import summarise
+from spaces.errors import InputError
+
+
+def show_study(home: Path, study: str, *, html: Path | None, png: Path | None, as_json: bool) -> None:
+    """Print the front, the baseline and the counts; draw them where asked. Raises StudyError where there is none."""
+    history = read(home, study)
+    summary = summarise(history)
+    outcomes = list(history.outcomes.items())
+    if html or png:
+        from experiments.plots import front_html, front_png
+
+        try:
+            if html:
+                html.write_text(front_html(summary, outcomes), encoding="utf-8")
+            if png:
+                front_png(summary, png, outcomes)
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be written ({error.strerror}); name another file") from None
+    if as_json:
+        print_json(summary)
+    else:
+        write(summary, console())
+
+
+def pick_point(home: Path, study: str, rule: str, *, as_json: bool) -> None:
+    """Print the point that a rule chooses. Raises InputError for a wrong rule, NothingFeasible where none keeps it."""
+    summary = summarise(read(home, study))
+    point = pick(summary["front"], rule)
+    if as_json:
+        print_json(point)
+    else:
+        write_point(summary, point, console())
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on one line of standard output."""
+    click.echo(json.dumps(document))

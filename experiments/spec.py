@@ -1,0 +1,211 @@
+"""What the user wrote: a TOML file, or a shipped preset, as frozen records that are known to make sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.problems import problems
+from experiments.table import Place, override, record
+from objectives.bench import Bench, TaskSpec, TrainingSpec
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Conditions
+from search.history import Plan
+from spaces.catalog import CELLS
+from spaces.errors import SpecError, nearest
+from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.space import Space
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """The `[study]` table. `name` is the file's unless given; without `timeout_s` the trials are the only end."""
+
+    name: str = ""
+    seed: int = 0
+    trials: int = 40
+    timeout_s: float | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The `[baseline]` table: the model that speedup and drop are against.
+
+    Without `deployment` it is served as people export today, Keras 3 through the stock converter with dynamic range
+    quantisation; a cell that Keras does not have, in float32 by its own first lowering.
+    """
+
+    architecture: Architecture
+    training: Training = field(default_factory=Training)
+    deployment: Deployment | None = None
+    teacher: bool = False
+
+    @property
+    def genotype(self) -> Genotype:
+        """The baseline as a candidate."""
+        first = CELLS[self.architecture.cell].lowerings
+        usual = Deployment("keras", bits="8") if "keras" in first else Deployment(first[0])
+        return Genotype(self.architecture, self.training, self.deployment or usual)
+
+
+@dataclass(frozen=True)
+class QualityBound:
+    """`quality = { max_error }`: of the task's error, 1 - accuracy or rmse."""
+
+    max_error: float | None = None
+
+
+@dataclass(frozen=True)
+class LatencyBound(Conditions):
+    """`latency = { device, scenario, threads, max_ms }`, and the other conditions of measuring."""
+
+    device: str = "local"
+    max_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class SizeBound:
+    """`size = { max_kb }`: of the file, in KiB; likewise `memory`, of the peak."""
+
+    max_kb: float | None = None
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The `[objectives]` table: those named are weighed, two or more; a bound is a hard constraint."""
+
+    quality: QualityBound | None = None
+    latency: LatencyBound | None = None
+    size: SizeBound | None = None
+    memory: SizeBound | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objectives asked for, in the order of `OBJECTIVES`."""
+        return tuple(name for name in OBJECTIVES if getattr(self, name) is not None)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Objective -> bound, in the objective's unit."""
+        bounds = {name: getattr(getattr(self, name), OBJECTIVES[name].bound) for name in self.names}
+        return {name: bound for name, bound in bounds.items() if bound is not None}
+
+    @property
+    def conditions(self) -> Conditions:
+        """How latency is measured, whether or not it is weighed."""
+        latency = self.latency or LatencyBound()
+        return Conditions(**{row.name: getattr(latency, row.name) for row in dataclasses.fields(Conditions)})
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """The `[search]` table. `trial_timeout_s` and `memory_limit_mb` hold for one trained model with all its forms."""
+
+    sampler: str = "tpe"
+    trial_timeout_s: float = 1800.0
+    memory_limit_mb: int | None = None
+
+
+@dataclass(frozen=True)
+class StorageSpec:
+    """The `[storage]` table: an Optuna URL and an MLflow tracking URI in place of the home's own."""
+
+    optuna: str = ""
+    mlflow: str = ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A study as it was asked for. `root` is the folder that relative data paths start from."""
+
+    objectives: Objectives
+    study: StudySpec = field(default_factory=StudySpec)
+    task: TaskSpec = field(default_factory=TaskSpec)
+    baseline: Baseline | None = None
+    space: Space = field(default_factory=Space)
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    search: SearchSpec = field(default_factory=SearchSpec)
+    storage: StorageSpec = field(default_factory=StorageSpec)
+    root: str = field(default="", metadata={"unwritten": True})
+
+    def bench(self, home: str) -> Bench:
+        """The conditions under which every candidate is made and judged, with stages kept in `home`."""
+        return Bench(
+            task=self.task,
+            training=self.training,
+            seed=self.study.seed,
+            device=self.objectives.latency.device if self.objectives.latency else "local",
+            conditions=self.objectives.conditions,
+            bounds=self.objectives.bounds,
+            home=home,
+            teacher=self.baseline.genotype if self.baseline and self.baseline.teacher else None,
+            root=self.root,
+        )
+
+    def plan(self, home: str) -> Plan:
+        """What a study that goes on must share with its start: all but trials, timeouts, workers and places."""
+        baseline = self.baseline.genotype if self.baseline else None
+        return Plan(
+            bench=self.bench(home),
+            space=self.space,
+            objectives=self.objectives.names,
+            baseline=baseline,
+            sampler=self.search.sampler,
+            tracking=self.storage.mlflow,
+        )
+
+
+def presets() -> dict[str, Path]:
+    """The shipped specs by name."""
+    return {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
+
+
+def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
+    """The spec in a file or preset, with `key.path=value` overrides.
+
+    Raises SpecError, saying file, key, value and remedy, where anything in it is unknown or does not fit the rest.
+    """
+    path = presets().get(path_or_preset, Path(path_or_preset))
+    shipped = path_or_preset in presets()
+    if not path.is_file():
+        raise SpecError(
+            f"{path_or_preset}: there is no such file and no such preset; {nearest(path_or_preset, presets())}"
+        )
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: is not TOML: {error}; strings need quotes, tables stand in [brackets]") from error
+    place = Place(path.name if shipped else str(path), sets=tuple(override(tables, item) for item in sets))
+    _refuse(tables, place)
+    tables.setdefault("objectives", {})
+    spec = record(Spec, tables, place)
+    spec = dataclasses.replace(
+        spec,
+        study=dataclasses.replace(spec.study, name=spec.study.name or path.stem),
+        root=str(Path.cwd() if shipped else path.parent.resolve()),
+    )
+    for key, problem in problems(spec):
+        raise place.at(key).error(problem)
+    return spec
+
+
+def _refuse(tables: dict[str, Any], place: Place) -> None:
+    later = {
+        "baseline.model": "a trained model as the baseline arrives with `brisk rewrite`; give architecture = "
+        '{ cell = "lstm", units = 128 } for now',
+        "objectives.latency.batch": "the batch is part of the candidate; set space.batch instead",
+        "space.hypermodel": "spaces made by a hypermodel are not searched yet; name cell, units, ... for now",
+    }
+    for key, remedy in later.items():
+        value: Any = tables
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            raise place.at(key).error(f"got {value!r}; {remedy}")

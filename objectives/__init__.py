@@ -1,0 +1,1 @@
+"""What a candidate costs: from a genotype to a measured outcome."""

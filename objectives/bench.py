@@ -1,0 +1,50 @@
+"""The bench: the fixed conditions under which every candidate of a study is made and judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from objectives.outcome import Conditions
+from spaces.genotype import Genotype
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """The `[task]` table. `data`: a preset's name, a path, or "module:function"; `splits` = train, validation, test."""
+
+    kind: str = "classification"
+    data: str = "digits-rows"
+    metric: str = ""  # "" is the kind's own: accuracy, rmse, accuracy
+    splits: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    targets: str = ""  # the .npy file of y, where `data` is a .npy file of x
+    time_steps: int | None = None  # of the generated presets "adding" and "parity"
+    samples: int | None = None  # sequences to generate, for the same
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """The `[training]` table. `distillation` are the alphas searched; they need a baseline with `teacher = true`."""
+
+    epochs: int = 30
+    batch_size: int = 32
+    patience: int = 8  # epochs without a better validation loss before early stopping
+    clipnorm: float = 1.0
+    distillation: tuple[float, ...] = (0.0,)
+    temperature: float = 2.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a worker needs to evaluate any candidate of one study; equal benches may share finished stages."""
+
+    task: TaskSpec
+    training: TrainingSpec
+    seed: int
+    device: str
+    conditions: Conditions
+    bounds: dict[str, float]  # objective name -> bound, in the objective's unit
+    home: str
+    teacher: Genotype | None = None  # the baseline, where it teaches
+    quantize_head: bool = False  # of our lowerings; it saves nothing and costs the most error
+    root: str = ""  # folder that relative data paths start from (the spec's)
+    extra: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,73 @@
+"""Finished stages, kept in the home by the digest of what they depend on; a torn or corrupt entry counts as absent."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Cache:
+    """The folder `cache/` of a home: `<stage>/<key>.json` and `.npz`, and `artifacts/<sha256>.tflite`."""
+
+    def __init__(self, home: str | Path) -> None:
+        self.folder = Path(home).resolve() / "cache"
+
+    def record(self, stage: str, key: str) -> dict[str, Any] | None:
+        """The JSON kept under `key`, or None."""
+        try:
+            found = json.loads((self.folder / stage / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def keep_record(self, stage: str, key: str, record: dict[str, Any]) -> None:
+        """Keep JSON under `key`."""
+        _write(self.folder / stage / f"{key}.json", json.dumps(record).encode())
+
+    def arrays(self, stage: str, key: str) -> Arrays | None:
+        """The named arrays kept under `key`, or None."""
+        try:
+            with np.load(self.folder / stage / f"{key}.npz", allow_pickle=False) as found:
+                return {name: found[name] for name in found.files}
+        except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError):
+            return None
+
+    def keep_arrays(self, stage: str, key: str, arrays: Arrays) -> None:
+        """Keep named arrays under `key`."""
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        _write(self.folder / stage / f"{key}.npz", buffer.getvalue())
+
+    def keep_artifact(self, content: bytes) -> tuple[Path, str]:
+        """Keep a model file under its own sha256; gives its path and that sha256."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self.folder / "artifacts" / f"{sha256}.tflite"
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            _write(path, content)
+        return path, sha256
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write all or nothing: a reader sees the old file, the new one or none, whenever the machine stops."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

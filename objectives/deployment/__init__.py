@@ -1,0 +1,1 @@
+"""Deployment stations: lower, quantise, interpret."""

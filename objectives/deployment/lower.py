@@ -1,0 +1,124 @@
+"""Keras to .tflite: the graph that is served, with a static batch, one input `x` and one output `y`.
+
+"loop" and "scan" are brisk's own graphs, converted in float32 and narrowed afterwards (`quantize`). "keras" is what
+people do today, the stock converter on a Keras 3 model with a static batch, its quantisation included; "full8" is the
+stock converter's static int8 on any of the three. On a graph with a WHILE that one kills the process (TensorFlow 2.21,
+tensorflow/tensorflow#76672), so whoever asks for it runs in a process that may die.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.deployment.interpreter import schema
+from objectives.deployment.twin import twin
+from spaces.backend import tf
+from spaces.build import Weights, served
+from spaces.genotype import Architecture, Deployment
+from spaces.signature import Signature
+
+_STOCK = {"32": "float32", "8": "dynamic range", "16": "float16", "full8": "full int8"}
+_CALIBRATION_CALLS = 32
+_TENSOR_NAME = 10  # where the vtable of a Tensor holds its name, and
+_MAP_NAME = 4  # that of a TensorMap (an input or output of a signature): the schema's fields 3 and 0
+
+
+def lower(
+    architecture: Architecture,
+    signature: Signature,
+    weights: Weights,
+    deployment: Deployment,
+    *,
+    representative: NDArray[Any] | None = None,
+) -> bytes:
+    """The .tflite of a trained model as `deployment` serves it, signature `serving_default`, input `x`, output `y`.
+
+    "loop" and "scan" come in float32 whatever the bits, but for "full8". `representative`: raw inputs
+    [sequences, time, features] or [sequences, time] that "full8" calibrates on; ValueError where it lacks them.
+    """
+    shape = (deployment.batch, signature.time_steps) + ((signature.features,) if signature.vocabulary is None else ())
+    if deployment.lowering == "keras":
+        converter = tf.lite.TFLiteConverter.from_keras_model(twin(architecture, signature, weights, deployment.batch))
+    else:
+        module = _Served(served(architecture, signature, weights, deployment), shape, signature)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    if deployment.lowering == "keras" or deployment.bits == "full8":
+        _narrow(converter, deployment, representative)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # Keras prints every endpoint
+        warnings.simplefilter("ignore")
+        return _named(bytes(converter.convert()))
+
+
+def exporter_name(deployment: Deployment) -> str:
+    """Which exporter makes the artifact, for people: it stands beside every speedup."""
+    if deployment.lowering == "keras":
+        return f"Keras 3, static batch, TFLite {_STOCK[deployment.bits]}"
+    name = "brisk scan"
+    if deployment.lowering == "loop":
+        name = f"brisk loop, {deployment.steps} {'step' if deployment.steps == 1 else 'steps'} an iteration"
+    return name + (", TFLite full int8" if deployment.bits == "full8" else "")
+
+
+class _Served(tf.Module):  # type: ignore[misc]
+    """The served graph as the converter takes it."""
+
+    def __init__(self, serve: Any, shape: tuple[int, ...], signature: Signature) -> None:
+        super().__init__()
+        kind = tf.float32 if signature.vocabulary is None else tf.int32
+        self.serve = tf.function(
+            lambda x: {"y": serve(x)}, autograph=False, input_signature=[tf.TensorSpec(shape, kind, name="x")]
+        )
+
+
+def _narrow(converter: Any, deployment: Deployment, representative: NDArray[Any] | None) -> None:
+    """Ask the stock converter for the deployment's bits."""
+    if deployment.bits == "32":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if deployment.bits == "16":
+        converter.target_spec.supported_types = [tf.float16]
+    elif deployment.bits == "full8":
+        if representative is None or len(representative) == 0:
+            raise ValueError("full8 calibrates on representative inputs, but got none")
+        converter.representative_dataset = lambda: _calls(representative, deployment.batch)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+
+
+def _calls(x: NDArray[Any], batch: int) -> Iterator[list[NDArray[Any]]]:
+    """A few calls' worth of inputs, going round where there are fewer sequences than one call takes."""
+    for call in range(min(_CALIBRATION_CALLS, -(-len(x) // batch))):
+        yield [np.take(x, np.arange(call * batch, (call + 1) * batch), axis=0, mode="wrap")]
+
+
+def _named(model: bytes) -> bytes:
+    """The model with its input called `x` and its output `y`: the converter mangles the tensors' names, Keras the keys.
+
+    The names are overwritten where they stand, since the new ones are never longer; the rest of the file, alignment of
+    the weights included, stays as the converter laid it out.
+    """
+    content = bytearray(model)
+    root = schema.Model.GetRootAs(content, 0)
+    for at in range(root.SignatureDefsLength()):
+        signature = root.SignatureDefs(at)
+        tensors = root.Subgraphs(signature.SubgraphIndex())
+        for entry, name in ((signature.Inputs(0), b"x"), (signature.Outputs(0), b"y")):
+            _rename(content, entry._tab, _MAP_NAME, name)
+            _rename(content, tensors.Tensors(entry.TensorIndex())._tab, _TENSOR_NAME, name)
+    return bytes(content)
+
+
+def _rename(content: bytearray, table: Any, field: int, name: bytes) -> None:
+    """Overwrite one string of a flatbuffer: its length (uint32), its bytes, a closing zero."""
+    entry = table.Pos + table.Offset(field)
+    at = entry + struct.unpack_from("<I", content, entry)[0]
+    if struct.unpack_from("<I", content, at)[0] < len(name):
+        raise ValueError(f"a name shorter than {name.decode()!r} in the converted model cannot be overwritten")
+    struct.pack_into(f"<I{len(name) + 1}s", content, at, len(name), name)

@@ -1,0 +1,212 @@
+"""From a genotype to an outcome: the one pipeline, read from top to bottom.
+
+A group of candidates, one architecture trained in one way and deployed in several forms, goes through these stations:
+
+    load -> untrained: lower and measure -> train -> lower -> quantize -> quality -> measure
+
+`untrained` comes before `train` because the latency of a dense graph does not depend on its weights; it is left out
+where no bound could refuse a candidate. Every station keeps what it made in the home's cache, so that a killed study
+repeats nothing. It runs in a worker process: JSON goes in, outcomes go out as events. What fails is one form at one
+stage; a shared stage fails the group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.artifact import Artifact
+from objectives.bench import Bench
+from objectives.deployment.interpreter import predict
+from objectives.deployment.lower import exporter_name, lower
+from objectives.deployment.quantize import quantize, realised_bits
+from objectives.group import Group
+from objectives.latency.devices import device
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome, Quality
+from objectives.task import TASKS
+from objectives.trained import Emit, dataset, trained
+from spaces.build import build, weights_of
+from spaces.catalog import asked_bits
+from spaces.errors import CandidateError
+from spaces.genotype import Genotype
+from spaces.record import digest, from_json, to_json
+
+PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
+CALIBRATION_ROWS = 100  # for static integer forms
+
+
+def prepare(bench: dict[str, Any]) -> dict[str, Any]:
+    """Load and check the data: their signature, digest and summary, and the error of a constant predictor."""
+    where = from_json(Bench, bench)
+    data = dataset(where)
+    task = TASKS[data.signature.kind]
+    return {
+        "signature": to_json(data.signature),
+        "digest": data.digest,
+        "summary": data.summary,
+        "trivial_error": task.trivial_error(data.train.y, data.validation.y),
+    }
+
+
+def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
+    """Take one group through the stations; every form's Outcome is emitted as soon as it is known."""
+    group = Group(from_json(Bench, bench), [from_json(Genotype, plain) for plain in genotypes], emit)
+    try:
+        with group.stage("load"):
+            group.data = dataset(group.bench)
+        if any(name != "quality" for name in group.bench.bounds):
+            _refuse_untrained(group)
+        if group.open:
+            with group.stage("train"):
+                group.weights, group.history = trained(group.bench, group.data, group.forms[0], emit)
+            group.each(_deploy)
+            _measure(group)
+    except CandidateError as failure:  # of a stage that the forms share
+        for form in tuple(group.open):
+            group.settle(form, "failed", stage=failure.stage, reason=failure.reason)
+
+
+def final(
+    bench: dict[str, Any], genotypes: list[dict[str, Any]], outcomes: list[dict[str, Any]], emit: Emit
+) -> dict[str, Any]:
+    """Read the test part once: the Quality of each finished outcome with its test figures filled in."""
+    data = dataset(from_json(Bench, bench))
+    task = TASKS[data.signature.kind]
+    qualities = []
+    for index, plain in enumerate(outcomes):
+        emit({"event": "stage", "stage": "quality", "form": index, "detail": "test"})
+        outcome = from_json(Outcome, plain)
+        assert outcome.artifact, "only finished outcomes have a test quality"
+        assert outcome.quality, "only finished outcomes have a test quality"
+        output = predict(Path(outcome.artifact.path), data.test.x)
+        score, stderr = task.score(data.test.y, output), task.stderr(data.test.y, output)
+        qualities.append(to_json(replace(outcome.quality, test=score, test_stderr=stderr)))
+    return {"quality": qualities}
+
+
+def _refuse_untrained(group: Group) -> None:
+    """Lower every form with random weights, measure them shortly, and settle those whose bound is out of reach."""
+    with group.stage("untrained"):
+        architecture = group.forms[0].architecture
+        group.weights = weights_of(build(architecture, group.data.signature, group.bench.seed))
+    group.each(_lower_untrained)
+    if not group.open:
+        return
+    with group.stage("untrained"):
+        measured = _sitting(group, replace(group.bench.conditions, min_processes=1, max_processes=1))
+    for form, measurement in zip(tuple(group.open), measured, strict=True):
+        known = group.known[form]
+        if isinstance(measurement, Measurement):
+            known["untrained_ms"] = measurement.median_ms
+            lowest = replace(measurement, median_ms=measurement.ci_ms[0])
+            reason = _over(group, replace(group.outcome(form), measurement=lowest))
+            if reason:
+                group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
+                continue
+        known.pop("artifact")  # it was the untrained one
+
+
+def _lower_untrained(group: Group, form: int) -> None:
+    with group.stage("untrained", form):
+        group.known[form]["artifact"] = _artifact(group, form, "untrained")
+    if reason := _over(group, group.outcome(form)):
+        group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, known before training")
+
+
+def _artifact(group: Group, form: int, stage: str) -> Artifact:
+    """The file of one form with the group's weights of the moment; `stage` tells trained weights from untrained."""
+    genotype, signature = group.forms[form], group.data.signature
+    asked = genotype.deployment
+    group.emit({"event": "stage", "stage": "lower", "form": form, "detail": stage})
+    ours = asked.lowering != "keras" and asked.bits != "full8"  # else the stock converter does the quantising
+    converted = replace(asked, bits="32") if ours else asked
+    if (content := group.lowered.get((stage, converted))) is None:
+        calibration = group.data.train.x[:CALIBRATION_ROWS]
+        content = lower(genotype.architecture, signature, group.weights, converted, representative=calibration)
+        group.lowered[stage, converted] = content
+    if ours:
+        group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
+        content = quantize(content, asked.bits, head=group.bench.quantize_head)
+    path, sha256 = group.cache.keep_artifact(content)
+    return Artifact(str(path), sha256, len(content), asked.batch, realised_bits(content), exporter_name(asked))
+
+
+def _deploy(group: Group, form: int) -> None:
+    """Make the artifact of one form, and judge the artifact, not the model it was made of."""
+    genotype, data = group.forms[form], group.data
+    with group.stage("lower", form):
+        artifact = _artifact(group, form, "trained")
+    with group.stage("quality", form):
+        output = predict(Path(artifact.path), data.validation.x)
+        oracle = group.reference
+        if genotype.deployment.bits == "32":
+            check_parity(output, oracle)
+        task = TASKS[data.signature.kind]
+        score = task.score(data.validation.y, output)
+        error = float(np.sqrt(np.mean((output - oracle) ** 2) / np.mean(oracle**2)))
+        quality = Quality(task.metric, score, task.error(score), output_error=error)
+    group.known[form] |= {"artifact": artifact, "quality": quality, "notes": _notes(genotype, artifact, group.history)}
+
+
+def _measure(group: Group) -> None:
+    """Measure all open forms in one interleaved sitting, and settle every one of them."""
+    if not group.open:
+        return
+    with group.stage("measure"):
+        measured = _sitting(group, group.bench.conditions)
+    for form, measurement in zip(tuple(group.open), measured, strict=True):
+        if not isinstance(measurement, Measurement):
+            group.settle(form, "failed", stage="measure", reason=measurement.reason)
+            continue
+        group.known[form]["measurement"] = measurement
+        reason = _over(group, group.outcome(form))
+        group.settle(form, "infeasible" if reason else "complete", reason=reason)
+
+
+def _over(group: Group, outcome: Outcome) -> str:
+    """Which bound the outcome is over, in words; "" where it keeps within all of them."""
+    for name, bound in group.bench.bounds.items():
+        objective = OBJECTIVES[name]
+        value = objective.read(outcome)
+        if value is not None and value > bound:
+            return f"{name} {value:.4g} {objective.unit} is over the bound of {bound:g}"
+    return ""
+
+
+def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32]) -> None:
+    """Raise CandidateError where a float form's outputs are not the Keras model's."""
+    worst = float(np.max(np.abs(output - oracle)))
+    allowed = PARITY * max(1.0, float(np.max(np.abs(oracle))))
+    if not worst <= allowed:
+        raise CandidateError("parity", f"the lowered form differs from Keras by {worst:.3g}; {allowed:.1g} is allowed")
+
+
+def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader of the outcome should know: bits that came to nothing, the sparsity that was reached."""
+    notes = []
+    for role, bits in asked_bits(genotype.deployment.bits).items():
+        realised = artifact.realised_bits.get(role)
+        if realised is not None and realised != bits:
+            notes.append(f"asked for {bits} bits in the {role} matrices, the file has {realised}")
+    if genotype.training.sparsity:
+        notes.append(f"realised sparsity {history['realised_sparsity']:.3f}")
+    return tuple(notes)
+
+
+def _sitting(group: Group, conditions: Conditions) -> list[Measurement | MeasureFailure]:
+    """Measure the open forms' artifacts in one sitting; a figure of the same bytes, device and conditions is reused."""
+    tool = device(group.bench.device)
+    artifacts = [group.known[form]["artifact"] for form in group.open]
+    keys = [digest(artifact.sha256, tool.fingerprint(conditions), conditions) for artifact in artifacts]
+    found = {key: from_json(Measurement, kept) for key in keys if (kept := group.cache.record("measured", key))}
+    missing = {key: Path(artifact.path) for key, artifact in zip(keys, artifacts, strict=True) if key not in found}
+    fresh = dict(zip(missing, tool.measure(list(missing.values()), conditions), strict=True)) if missing else {}
+    for key, measurement in fresh.items():
+        if isinstance(measurement, Measurement) and measurement.trusted:
+            group.cache.keep_record("measured", key, to_json(measurement))
+    return [{**found, **fresh}[key] for key in keys]

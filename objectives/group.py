@@ -1,0 +1,90 @@
+"""A group of candidates on its way through the stations: which forms are still open, and what is known of each."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from spaces.build import Weights, build, put_weights, serving_model
+
+from objectives.bench import Bench
+from objectives.cache import Cache
+from objectives.data import Dataset
+from objectives.outcome import Outcome
+from objectives.trained import Emit
+from spaces.errors import CandidateError, InputError
+from spaces.genotype import Deployment, Genotype
+from spaces.record import to_json
+
+
+@dataclass
+class Group:
+    """One group on its way: which forms are still open, and what is known of each."""
+
+    bench: Bench
+    forms: list[Genotype]
+    emit: Emit
+    data: Dataset = field(init=False)
+    weights: Weights = field(init=False)
+    history: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cache = Cache(self.bench.home)
+        self.open = list(range(len(self.forms)))
+        self.known: dict[int, dict[str, Any]] = {form: {} for form in self.open}  # fields of its Outcome so far
+        self.seconds: dict[int, dict[str, float]] = {form: {} for form in self.open}
+        self.lowered: dict[tuple[str, Deployment], bytes] = {}
+
+    @contextmanager
+    def stage(self, name: str, form: int | None = None) -> Iterator[None]:
+        """Announce and time a stage of one form, or of all; what it raises becomes a CandidateError of that stage."""
+        self.emit({"event": "stage", "stage": name, "form": form, "detail": ""})
+        started = time.perf_counter()
+        try:
+            yield
+        except (InputError, CandidateError):
+            raise
+        except Exception as error:
+            raise CandidateError(name, f"{type(error).__name__}: {_first_line(error)}") from error
+        finally:
+            paid = self.seconds[form if form is not None else (self.open or [0])[0]]
+            paid[name] = paid.get(name, 0.0) + time.perf_counter() - started
+
+    @functools.cached_property
+    def reference(self) -> NDArray[np.float32]:
+        """What the float Keras model answers on the validation part: the oracle of every form."""
+        model = build(self.forms[0].architecture, self.data.signature, self.bench.seed)
+        put_weights(model, self.weights)
+        answers: NDArray[np.float32] = serving_model(model, self.data.signature).predict(
+            self.data.validation.x, batch_size=256, verbose=0
+        )
+        return answers
+
+    def each(self, station: Callable[[Group, int], None]) -> None:
+        """Take every open form through a station; the failure of one is no other's."""
+        for form in tuple(self.open):
+            try:
+                station(self, form)
+            except CandidateError as failure:
+                self.settle(form, "failed", stage=failure.stage, reason=failure.reason)
+
+    def settle(self, form: int, state: str, *, stage: str = "", reason: str = "") -> None:
+        """Close a form and emit its outcome."""
+        self.open.remove(form)
+        self.emit({"event": "outcome", "form": form, "outcome": to_json(self.outcome(form, state, stage, reason))})
+
+    def outcome(self, form: int, state: str = "complete", stage: str = "", reason: str = "") -> Outcome:
+        """What is known of a form by now."""
+        known = self.known[form]
+        return Outcome(self.forms[form], state, stage=stage, reason=reason, seconds=self.seconds[form], **known)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message"

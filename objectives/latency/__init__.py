@@ -1,0 +1,1 @@
+"""Latency: timing, the meter and the devices it runs on."""

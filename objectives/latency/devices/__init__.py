@@ -1,0 +1,5 @@
+"""Devices on which artifacts are timed."""
+
+from objectives.latency.devices.device import DEVICES, Device, device
+
+__all__ = ["DEVICES", "Device", "device"]

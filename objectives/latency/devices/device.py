@@ -1,0 +1,61 @@
+"""A device: where models are timed. The table of those that brisk ships, and the way to a user's own."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from objectives.outcome import Conditions, MeasureFailure, Measurement
+from spaces.errors import SpecError, nearest
+
+Tell = Callable[[dict[str, Any]], None]
+
+DEVICES: dict[str, str] = {
+    "local": "objectives.latency.devices.local:Local",
+    "fake": "objectives.latency.devices.fake:Fake",
+}
+"""Name -> place, imported when asked for; anywhere a name is accepted "package.module:Class" is too."""
+
+
+class Device(ABC):
+    """One method, `measure`; `fingerprint` names what two figures must share to be comparable."""
+
+    name: str
+
+    @abstractmethod
+    def measure(
+        self,
+        models: Sequence[Path],
+        conditions: Conditions,
+        *,
+        cores: Sequence[int] | None = None,
+        emit: Tell | None = None,
+    ) -> list[Measurement | MeasureFailure]:
+        """Time all models in one interleaved sitting; one result a model, in order.
+
+        `cores` are those the device may use (the last ones are taken); `emit` hears of progress as stage events.
+        """
+
+    @abstractmethod
+    def fingerprint(self, conditions: Conditions) -> str:
+        """Machine, runtime and conditions, digested."""
+
+
+def device(name: str) -> Device:
+    """The device called `name`. Raises SpecError where there is none."""
+    place = DEVICES.get(name, name)
+    module, separator, attribute = place.partition(":")
+    if not separator:
+        raise SpecError(f"device {name!r} is not known; {nearest(name, DEVICES)}, or give 'package.module:Class'")
+    try:
+        made = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"device {name!r} cannot be imported: {error}; it must be 'package.module:Class'") from error
+    if not isinstance(made, Device):
+        raise SpecError(
+            f"device {name!r} is a {type(made).__name__}, which is not an objectives.latency.devices.Device"
+        )
+    return made

@@ -1,0 +1,43 @@
+"""The objectives a study may weigh: each a row with its direction, its unit and how it is read off an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from objectives.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One cost, always minimised. `read` gives None where the outcome does not know it; `bound` names its spec key."""
+
+    name: str
+    unit: str
+    bound: str  # the key that bounds it in `[objectives]`, in `unit`
+    noise: float  # relative difference below which two measured values are a tie
+    read: Callable[[Outcome], float | None]
+
+
+def _error(outcome: Outcome) -> float | None:
+    return outcome.quality.error if outcome.quality else None
+
+
+def _latency(outcome: Outcome) -> float | None:
+    return outcome.measurement.median_ms if outcome.measurement else outcome.untrained_ms
+
+
+def _size(outcome: Outcome) -> float | None:
+    return outcome.artifact.size_bytes / 1024 if outcome.artifact else None
+
+
+def _memory(outcome: Outcome) -> float | None:
+    return outcome.measurement.peak_memory_bytes / 1024 if outcome.measurement else None
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "quality": Objective("quality", "error", "max_error", 0.0, _error),
+    "latency": Objective("latency", "ms", "max_ms", 0.03, _latency),
+    "size": Objective("size", "KiB", "max_kb", 0.0, _size),
+    "memory": Objective("memory", "KiB", "max_kb", 0.1, _memory),
+}

@@ -1,0 +1,88 @@
+"""What is known of one candidate: its quality, its measurement, or where it stopped and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from objectives.artifact import Artifact
+from spaces.genotype import Genotype
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How latency is measured. `scenario` is "burst" (back to back) or "paced:<ms>ms" (one call every so many ms)."""
+
+    scenario: str = "burst"
+    threads: int = 1
+    half_width: float = 0.02  # the 95 % interval's relative half-width to stop at
+    min_processes: int = 3
+    max_processes: int = 8
+    timeout_s: float = 20.0  # of one sitting, after which the figure is given as not converged
+    batch: int = 1  # sequences a call, where a model leaves its batch free; a .tflite file's own batch wins
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Latency of one artifact on one device: per call, in milliseconds, of `batch` sequences.
+
+    `median_ms` is the median over blocks of (candidate / reference) times the reference's median over the sitting, so
+    that a drift of the machine cancels; `ci_ms` its 95 % interval over processes and blocks; `raw_ms` the plain
+    median. `trusted` is False, with `why`, where the figure should not be relied on.
+    """
+
+    device: str
+    scenario: str
+    threads: int
+    batch: int
+    median_ms: float
+    ci_ms: tuple[float, float]
+    raw_ms: float
+    converged: bool
+    trusted: bool
+    why: str  # "" where trusted and converged
+    processes: int
+    blocks: int
+    first_ms: float  # the first call, median over processes
+    load_ms: float  # open and allocate, median over processes
+    peak_memory_bytes: int  # anonymous memory after load and first call, less before
+    fingerprint: str  # machine, runtime and conditions, digested
+    reference_ms: float = 0.0  # the frozen reference model's median in the same sitting; median_ms / it is the ratio
+
+
+@dataclass(frozen=True)
+class MeasureFailure:
+    """One model of a sitting could not be measured, for instance "died by SIGSEGV in open"; the others were."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The task's metric of the artifact; `error` is what the search minimises. Test figures are None until the end."""
+
+    metric: str  # "accuracy", "rmse", ...
+    validation: float
+    error: float
+    test: float | None = None
+    test_stderr: float | None = None
+    output_error: float | None = None  # relative RMS difference of its outputs from the float Keras model's
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that is known of one genotype.
+
+    `state`: "complete", "infeasible" (over a bound: `reason` says which), "stopped" or "failed" (at `stage`, for
+    `reason`). `seconds` is the wall time of each stage worked for it, shared stages counted once, with the first.
+    """
+
+    genotype: Genotype
+    state: str
+    quality: Quality | None = None
+    measurement: Measurement | None = None
+    untrained_ms: float | None = None  # the short measurement before training, where a bound asked for one
+    artifact: Artifact | None = None
+    stage: str = ""
+    reason: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,222 @@
+"""A rehearsal: invented figures in place of training and measuring, to see in seconds how a study would go.
+
+It stands where `objectives.evaluate` stands, with the same three functions, and needs no TensorFlow. Latency follows
+the analytic model that was fitted to LiteRT on one Zen 5 core, per step of a loop (mean error 5.5 % on what it was
+fitted to): 0.339 us, 0.026 us for each elementwise operation, 0.281 us for 1000 transcendentals, and the weights at
+153 GB/s. The errors are made up altogether.
+
+`bench.extra` may ask for real faults of the process it runs in, by the stage and what the candidate is, for instance
+{"crash": "quantize:full8"}: keys "crash" (a segmentation fault), "hang", "eat" (memory without end), "raise", and
+"pause_s", a number of seconds that every group takes. A place is "stage:word"; the word is a cell, a lowering, a bit
+width, or "*".
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from objectives.artifact import Artifact
+from objectives.bench import Bench
+from objectives.outcome import Measurement, Outcome, Quality
+from spaces.catalog import CELLS, asked_bits
+from spaces.errors import CandidateError
+from spaces.genotype import Genotype
+from spaces.record import digest, from_json, to_json
+from spaces.signature import Signature
+
+Emit = Callable[[dict[str, Any]], None]
+
+NOTE = "rehearsal: invented figures"
+TRIVIAL_ERROR = 0.9
+
+# cell: gates in its matrices, elementwise operations and transcendentals (by units) a step, the invented error's floor
+_CELLS = {
+    "lstm": (4, 11, 5, 0.020),
+    "gru": (3, 9, 3, 0.022),
+    "simple_rnn": (1, 2, 1, 0.060),
+    "fastgrnn": (1, 7, 2, 0.030),
+    "qrnn": (3, 4, 2, 0.035),
+    "mingru": (2, 4, 1, 0.040),
+}
+_BYTES = {"32": 4.0, "16": 2.0, "8": 1.0, "rec8": 1.2, "rec4": 0.6, "4": 0.5, "full8": 1.0}
+_BITS_ERROR = {"32": 0.0, "16": 0.0, "8": 0.001, "rec8": 0.0005, "rec4": 0.006, "4": 0.02, "full8": 0.015}
+_LENGTHS = {"digits-pixels": (64, 1, 10), "digits-rows": (8, 8, 10)}
+
+
+def prepare(bench: dict[str, Any]) -> dict[str, Any]:
+    """What the study needs to know of the data, guessed from their name."""
+    task = from_json(Bench, bench).task
+    steps, features, outputs = _LENGTHS.get(task.data, (100, 8, 10))
+    signature = Signature(task.kind, steps, features, outputs if task.kind != "regression" else 1)
+    return {
+        "signature": to_json(signature),
+        "digest": digest(task.kind, task.data),
+        "summary": {"kind": task.kind, "data": task.data, "note": NOTE},
+        "trivial_error": TRIVIAL_ERROR,
+    }
+
+
+def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
+    """Take one group through the stages of `objectives.evaluate`; every form's invented Outcome is emitted."""
+    where = from_json(Bench, bench)
+    forms = [from_json(Genotype, plain) for plain in genotypes]
+    _stage(where, emit, "load", forms)
+    _stage(where, emit, "train", forms)
+    time.sleep(float(where.extra.get("pause_s", "0")))
+    ready = []
+    for index, genotype in enumerate(forms):
+        try:
+            for stage in ("lower", "quantize", "quality"):
+                _stage(where, emit, stage, [genotype], index)
+            ready.append((index, genotype))
+        except CandidateError as failure:
+            _emit_outcome(emit, index, Outcome(genotype, "failed", stage=failure.stage, reason=failure.reason))
+    _stage(where, emit, "measure", [genotype for _, genotype in ready])
+    for index, genotype in ready:
+        _emit_outcome(emit, index, invented(where, genotype))
+
+
+def final(
+    bench: dict[str, Any], genotypes: list[dict[str, Any]], outcomes: list[dict[str, Any]], emit: Emit
+) -> dict[str, Any]:
+    """Invented test figures, and the measurements once more."""
+    del bench, genotypes
+    emit({"event": "stage", "stage": "quality", "form": None, "detail": "test"})
+    qualities, measurements = [], []
+    for outcome in (from_json(Outcome, plain) for plain in outcomes):
+        assert outcome.quality, "only finished outcomes come here"
+        assert outcome.measurement, "only finished outcomes come here"
+        plain = to_json(outcome.quality)
+        qualities.append(plain | {"test": outcome.quality.validation - 0.002, "test_stderr": 0.01})
+        measurements.append(to_json(outcome.measurement))
+    return {"quality": qualities, "measurement": measurements}
+
+
+def invented(bench: Bench, genotype: Genotype) -> Outcome:
+    """The outcome of one candidate, always the same for the same one."""
+    _, features, outputs = _LENGTHS.get(bench.task.data, (100, 8, 10))
+    error = _error(genotype)
+    latency_ms = _latency_us(genotype, *_LENGTHS.get(bench.task.data, (100, 8, 10))) / 1000
+    size_bytes = 4000 + int(_weights(genotype, features) * _BYTES[genotype.deployment.bits]) + 4 * outputs
+    conditions = bench.conditions
+    outcome = Outcome(
+        genotype,
+        "complete",
+        quality=Quality("accuracy", 1 - error, error),
+        measurement=Measurement(
+            device=bench.device,
+            scenario=conditions.scenario,
+            threads=conditions.threads,
+            batch=genotype.deployment.batch,
+            median_ms=latency_ms,
+            ci_ms=(latency_ms * 0.99, latency_ms * 1.01),
+            raw_ms=latency_ms,
+            converged=True,
+            trusted=False,
+            why=NOTE,
+            processes=0,
+            blocks=0,
+            first_ms=2 * latency_ms,
+            load_ms=0.5,
+            peak_memory_bytes=2 * size_bytes,
+            fingerprint="rehearsal",
+        ),
+        artifact=Artifact(
+            path="",
+            sha256=digest(genotype),
+            size_bytes=size_bytes,
+            batch=genotype.deployment.batch,
+            realised_bits=asked_bits(genotype.deployment.bits),
+            exporter=NOTE,
+        ),
+        seconds={"train": 0.0, "measure": 0.0},
+        notes=(NOTE,),
+    )
+    over = latency_ms - bench.bounds.get("latency", math.inf)
+    if over <= 0:
+        return outcome
+    return Outcome(genotype, "infeasible", untrained_ms=latency_ms, stage="untrained", reason=NOTE, notes=(NOTE,))
+
+
+def _latency_us(genotype: Genotype, steps: int, features: int, outputs: int) -> float:
+    built, served = genotype.architecture, genotype.deployment
+    gates, operations, transcendentals, _ = _CELLS[built.cell]
+    frames = -(-steps // built.frame_stack)
+    recurrent = gates * built.units**2 if CELLS[built.cell].recurrent_matrix else 0
+    weights_us = recurrent * _BYTES[served.bits] / 153e3
+    step_us = 0.339 / served.steps + 0.026 * operations + 0.281 * transcendentals * built.units / 1000 + weights_us
+    if served.lowering == "scan":
+        step_us /= 4
+    if served.lowering == "keras":
+        step_us *= 2
+    once_us = 2 + outputs * built.units / 83e3 + frames * gates * built.units * features * built.frame_stack / 83e3
+    directions = built.layers * (2 if built.bidirectional else 1)
+    spread = 1 + 0.02 * _chance(genotype, "latency")
+    return (directions * frames * step_us * (0.4 + 0.6 * served.batch) + once_us) * spread
+
+
+def _weights(genotype: Genotype, features: int) -> int:
+    built = genotype.architecture
+    gates = _CELLS[built.cell][0]
+    first = features * built.frame_stack
+    directions = built.layers * (2 if built.bidirectional else 1)
+    return directions * gates * built.units * (first + built.units)
+
+
+def _error(genotype: Genotype) -> float:
+    built, training = genotype.architecture, genotype.training
+    floor = _CELLS[built.cell][3]
+    capacity = 1.2 / (built.units * built.layers)
+    rate = 0.01 * abs(math.log10(training.learning_rate / 4e-3))
+    spread = 0.004 * (1 + _chance(genotype, "error"))
+    return min(TRIVIAL_ERROR, floor + capacity + rate + spread + _BITS_ERROR[genotype.deployment.bits])
+
+
+def _chance(genotype: Genotype, what: str) -> float:
+    """A number in [-1, 1] that depends on the trained model alone."""
+    return int(digest(genotype.group, what)[:8], 16) / 2**31 - 1
+
+
+def _emit_outcome(emit: Emit, form: int, outcome: Outcome) -> None:
+    emit({"event": "outcome", "form": form, "outcome": to_json(outcome)})
+
+
+def _stage(bench: Bench, emit: Emit, stage: str, forms: list[Genotype], index: int | None = None) -> None:
+    emit({"event": "stage", "stage": stage, "form": index, "detail": NOTE})
+    for fault, strike in _FAULTS.items():
+        asked, _, word = bench.extra.get(fault, "").partition(":")
+        if asked == stage and any(word in ("*", *_words(genotype)) for genotype in forms):
+            strike(stage)
+
+
+def _words(genotype: Genotype) -> tuple[str, str, str]:
+    return genotype.architecture.cell, genotype.deployment.lowering, genotype.deployment.bits
+
+
+def _crash(_: str) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(60)  # the signal is on its way
+
+
+def _hang(_: str) -> None:
+    while True:
+        time.sleep(60)
+
+
+def _eat(_: str) -> None:
+    eaten = []
+    while True:
+        eaten.append(b"x" * 2**24)
+        time.sleep(0.01)
+
+
+def _raise(stage: str) -> None:
+    raise CandidateError(stage, "asked for by the rehearsal")
+
+
+_FAULTS: dict[str, Callable[[str], None]] = {"crash": _crash, "hang": _hang, "eat": _eat, "raise": _raise}

@@ -1,0 +1,228 @@
+"""Where arrays come from: the built-in presets, files, and functions of the user's own.
+
+Every source gives a plain dict of arrays, unchecked: `x`, `y` and perhaps `lengths` or `mask`, or, where the splits are
+given, the same with `_train`, `_validation`, `_test` behind each name (without `_validation` it is cut off the training
+part). `objectives.data` checks them. Nothing here unpickles: object arrays of .npy and .npz files are refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from objectives.bench import TaskSpec
+from spaces.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = ("train", "validation", "test")
+Arrays = dict[str, Any]
+
+
+def gather(task: TaskSpec, *, seed: int, root: str) -> Arrays:
+    """The arrays that `task.data` names; relative paths and modules start from the folder `root`.
+
+    Raises DataError where there is no such preset, file or function, or it cannot be read.
+    """
+    if task.data in PRESETS:
+        return PRESETS[task.data](task, np.random.default_rng(seed))
+    path = Path(root, task.data)
+    if path.suffix.lower() in READERS:
+        return READERS[path.suffix.lower()](_existing(path), task, root)
+    if ":" in task.data:
+        return _called(task.data, root)
+    raise DataError(
+        f"task.data: got {task.data!r}, which is no preset, no {', '.join(READERS)} file and no 'module:function'; "
+        + nearest(task.data, PRESETS)
+    )
+
+
+def digits_rows(task: TaskSpec, rng: np.random.Generator) -> Arrays:
+    """scikit-learn's 1797 handwritten digits, top to bottom: [1797, 8, 8], values 0 to 16, labels 0 to 9."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return {"x": digits.images.astype(np.float32), "y": digits.target}
+
+
+def digits_pixels(task: TaskSpec, rng: np.random.Generator) -> Arrays:
+    """The same digits a pixel at a time: [1797, 64, 1]."""
+    rows = digits_rows(task, rng)
+    return {"x": rows["x"].reshape(-1, 64, 1), "y": rows["y"]}
+
+
+def adding(task: TaskSpec, rng: np.random.Generator) -> Arrays:
+    """The adding problem: the sum of the two marked numbers, one in each half (Hochreiter and Schmidhuber, 1997).
+
+    x [samples, time_steps, 2]: numbers from 0 to 1, and a mark that is 1 at two steps; y [samples].
+    """
+    steps, samples = task.time_steps or 64, task.samples or 3000
+    if steps < 2:
+        raise DataError(f"task.time_steps: got {steps}; the adding problem marks two steps, so give 2 or more")
+    numbers, marks = rng.random((samples, steps)), np.zeros((samples, steps))
+    first, second = rng.integers(0, steps // 2, samples), rng.integers(steps // 2, steps, samples)
+    rows = np.arange(samples)
+    marks[rows, first] = marks[rows, second] = 1.0
+    return {"x": np.stack([numbers, marks], axis=-1), "y": numbers[rows, first] + numbers[rows, second]}
+
+
+def parity(task: TaskSpec, rng: np.random.Generator) -> Arrays:
+    """Whether the ones so far are odd in number: at every step for tagging, else at the last.
+
+    x [samples, time_steps] of tokens: 1 for a zero, 2 for a one; y 0 or 1.
+    """
+    ones = rng.integers(0, 2, (task.samples or 2000, task.time_steps or 24))
+    odd = ones.cumsum(axis=1) % 2
+    return {"x": ones + 1, "y": odd if task.kind == "tagging" else odd[:, -1]}
+
+
+PRESETS: dict[str, Callable[[TaskSpec, np.random.Generator], Arrays]] = {
+    "digits-rows": digits_rows,
+    "digits-pixels": digits_pixels,
+    "adding": adding,
+    "parity": parity,
+}
+GENERATED = ("adding", "parity")
+
+
+def _npz(path: Path, task: TaskSpec, root: str) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
+def _npy(path: Path, task: TaskSpec, root: str) -> Arrays:
+    if not task.targets:
+        raise DataError(f"task.targets: not given, and {path.name} holds x only; name the .npy file that holds y")
+    arrays = {}
+    for name, file in {"x": path, "y": _existing(Path(root, task.targets))}.items():
+        try:
+            arrays[name] = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise _unreadable(file, error) from error
+    return arrays
+
+
+def _table(path: Path, task: TaskSpec, root: str) -> Arrays:
+    """A long table, .csv or .parquet, one row for each time step.
+
+    Columns: `sequence` (any id, one for each sequence), `label` (the same in every row of a sequence, except for
+    tagging; regression may have several, `label_...`), perhaps `step` (orders the rows, else they stand in order),
+    perhaps `split` ("train", "validation" or "test"), and one numeric column for each feature, or `token` alone.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise _unreadable(path, error) from error
+    labels = [str(name) for name in table.columns if name == "label" or str(name).startswith("label_")]
+    features = [str(n) for n in table.columns if n not in ("sequence", "step", "split") and n not in labels]
+    _check_table(path, table, labels, features, task.kind)
+    if "step" in table:
+        table = table.sort_values("step", kind="stable")
+    if "split" not in table:
+        return _sequences(table, labels, features, task.kind)
+    return {
+        f"{name}_{part}": array
+        for part, rows in table.groupby("split", sort=False)
+        for name, array in _sequences(rows, labels, features, task.kind).items()
+    }
+
+
+def _check_table(path: Path, table: pd.DataFrame, labels: list[str], features: list[str], kind: str) -> None:
+    import pandas as pd
+
+    found = f"the columns are {', '.join(map(str, table.columns))}"
+    if "sequence" not in table or not labels or not features:
+        lacking = "'sequence'" if "sequence" not in table else "'label'" if not labels else "feature"
+        raise DataError(
+            f"{path}: has no {lacking} column; {found}; "
+            "a table has sequence, label, one column for each feature, and perhaps step and split"
+        )
+    if len(labels) > 1 and kind != "regression":
+        raise DataError(f"{path}: has {len(labels)} label columns, {', '.join(labels)}; a {kind} task takes one")
+    if "token" in features and len(features) > 1:
+        raise DataError(f"{path}: has a token column and features beside it; keep one or the other; {found}")
+    for name in table.columns:
+        if (empty := table[name].isna()).any():
+            row = int(np.flatnonzero(empty)[0])
+            raise DataError(f"{path}: column {name!r} is empty in {int(empty.sum())} rows, first in data row {row}")
+    for name in (*features, *(labels if kind == "regression" else ())):
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise DataError(
+                f"{path}: column {name!r} holds text, for instance {str(table[name].iloc[0])!r}; give numbers"
+            )
+    once = ["split", *(() if kind == "tagging" else labels)]
+    for name in (name for name in once if name in table):
+        kinds = table.groupby("sequence")[name].nunique()
+        if (kinds > 1).any():
+            raise DataError(f"{path}: {name!r} varies within sequence {str(kinds.idxmax())!r}; give it one value")
+    if "split" in table and (odd := set(table["split"]) - set(PARTS)):
+        raise DataError(f"{path}: column 'split' holds {sorted(map(str, odd))}; the parts are {', '.join(PARTS)}")
+    if "step" in table and (twice := table.duplicated(["sequence", "step"])).any():
+        raise DataError(f"{path}: a step is given twice in sequence {str(table['sequence'][twice].iloc[0])!r}")
+
+
+def _sequences(table: pd.DataFrame, labels: list[str], features: list[str], kind: str) -> Arrays:
+    codes, _ = table["sequence"].factorize()
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    x = table["token" if features == ["token"] else features].to_numpy()[order]
+    y = table[labels[0] if len(labels) == 1 else labels].to_numpy()[order]
+    return {"x": np.split(x, starts[1:]), "y": np.split(y, starts[1:]) if kind == "tagging" else y[starts]}
+
+
+def _called(place: str, root: str) -> Arrays:
+    """What the user's function gives; its module may lie in `root`, which is searched last and so shadows nothing."""
+    module, _, name = place.partition(":")
+    if (folder := str(Path(root).resolve())) not in sys.path:
+        sys.path.append(folder)
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:
+        raise DataError(f"task.data: got {place!r}, but importing {module} failed with {_told(error)}") from error
+    if not callable(function := getattr(imported, name, None)):
+        raise DataError(f"task.data: got {place!r}, but module {module} has no function {name!r}")
+    try:
+        arrays = function()
+    except Exception as error:
+        raise DataError(f"task.data: {place} failed with {_told(error)}") from error
+    if not isinstance(arrays, Mapping):
+        raise DataError(f"task.data: {place} gave {type(arrays).__name__}; it must return a dict of arrays, x and y")
+    return dict(arrays)
+
+
+def _told(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; relative paths of [task] start from the folder of the spec")
+    return path
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if "pickle" in str(error) or "Object arrays" in str(error):
+        return DataError(f"{path}: holds Python objects; save padded arrays of numbers, and `lengths`")
+    return DataError(f"{path}: cannot be read as {path.suffix}: {error}")
+
+
+READERS: dict[str, Callable[[Path, TaskSpec, str], Arrays]] = {
+    ".npz": _npz,
+    ".npy": _npy,
+    ".csv": _table,
+    ".parquet": _table,
+}

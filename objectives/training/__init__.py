@@ -1,0 +1,1 @@
+"""Training stations: fit, distil, prune."""

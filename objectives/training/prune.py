@@ -1,0 +1,89 @@
+"""Sparsity: the smallest weights of every kernel become zero while the rest goes on learning.
+
+tensorflow-model-optimization's own wrappers know neither our cells nor layers inside Bidirectional, so its mask updates
+are driven here directly, over weights chosen by what they are rather than by the layer they sit in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from spaces.backend import tf
+
+BEGIN, END = 0.25, 0.75
+"""The shares of the training steps at which zeros begin to appear, and at which all of them are there."""
+
+UPDATES = 50
+"""How often at most the zeros are chosen again between the two; each choice sorts every pruned matrix."""
+
+
+class Sparsity:
+    """The zeros of one model in training; made by `sparsify`. Where none are asked for it does nothing."""
+
+    def __init__(self, weights: dict[str, Any], pruning: Any, step: Any, end_step: int) -> None:
+        self._weights = weights
+        self._pruning = pruning
+        self._step = step
+        self._end_step = end_step
+
+    def after_step(self) -> None:
+        """Choose the zeros again if it is time, and put them back after the optimiser moved them; traceable."""
+        if self._pruning:
+            self._step.assign_add(1)
+            self._pruning.conditional_mask_update()
+            self._pruning.weight_mask_op()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the weights hold all the zeros asked for, so that this epoch's weights may be chosen."""
+        return self._pruning is None or int(self._step) >= self._end_step
+
+    def by_matrix(self) -> dict[str, float]:
+        """The share of zeros in each pruned matrix, by its name, as counted in its values."""
+        return {name: float(np.mean(weight.numpy() == 0.0)) for name, weight in self._weights.items()}
+
+    def realised(self) -> float:
+        """The share of zeros in all pruned matrices together; 0 where none is pruned."""
+        values = [weight.numpy().ravel() for weight in self._weights.values()]
+        return float(np.mean(np.concatenate(values) == 0.0)) if values else 0.0
+
+
+def sparsify(model: Any, sparsity: float, total_steps: int) -> Sparsity:
+    """Prepare `model` to be trained for `total_steps` steps towards this share of zeros in each of its kernels.
+
+    Cubic schedule of Zhu and Gupta 2017 (arXiv 1710.01878). Input and recurrent kernels of every cell are pruned;
+    biases, the token embedding and the head are not: they are small, and the outputs hang on them. Nothing is added to
+    the model, so there is nothing to strip: its weights are what is exported.
+    """
+    if not sparsity:
+        return Sparsity({}, None, None, 0)
+    with warnings.catch_warnings():  # it compares versions in a deprecated way when imported
+        warnings.simplefilter("ignore")
+        from tensorflow_model_optimization.python.core.sparsity.keras.pruning_impl import Pruning
+        from tensorflow_model_optimization.sparsity.keras import PolynomialDecay
+
+    begin = int(BEGIN * total_steps)
+    span = max(int(END * total_steps) - begin, 1)
+    frequency = -(-span // UPDATES)
+    end = begin + span // frequency * frequency  # the last update falls on the end exactly, or the zeros stay too few
+    schedule = PolynomialDecay(0.0, sparsity, begin_step=begin, end_step=end, power=3, frequency=frequency)
+    weights = kernels(model)
+    step = tf.Variable(0, dtype=tf.int64, trainable=False)
+    masked = [(w, tf.Variable(tf.ones_like(w), trainable=False), tf.Variable(0.0)) for w in weights.values()]
+    return Sparsity(weights, Pruning(lambda: step, masked, schedule, (1, 1), "AVG"), step, end)
+
+
+def kernels(model: Any) -> dict[str, Any]:
+    """The matrices that sparsity applies to, by name: all trainable ones but biases, the embedding's and the head's.
+
+    A bias may be a matrix too (that of a reset-after GRU is [2, 3 units]), so its name is looked at as well.
+    """
+    spared = {id(w) for layer in model.layers if layer.name in ("embedding", "head") for w in layer.weights}
+    return {
+        w.name.removesuffix(":0"): w
+        for w in model.trainable_variables
+        if w.shape.rank >= 2 and "bias" not in w.name.rpartition("/")[2] and id(w) not in spared
+    }

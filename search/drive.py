@@ -1,0 +1,323 @@
+"""The loop of a study: groups of candidates go out to workers, outcomes come back, and whatever dies is replaced.
+
+Optuna is spoken to from this thread alone. Each lane is a thread with one child process on its own cores; what a child
+says comes back through one queue. A lane that dies costs the candidate it was at work on, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from objectives.latency.devices import device
+from objectives.outcome import Measurement, Outcome, Quality
+from search.isolate import CallFailed, Child, ChildDied, Event
+from search.study import SpaceExhausted, Study
+from search.summary import front_of
+from spaces.errors import BriskError, CandidateError, DataError, SpecError, StudyError
+from spaces.genotype import Genotype
+from spaces.record import from_json, to_json
+
+Tell = Callable[[Event], None]
+Name = int | str
+"""A trial's number, or "baseline"."""
+
+NEWS_S = 0.5  # how long to wait for news before looking at the clock
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a session goes: `trials` counts outcomes told, those of earlier sessions too; `timeout_s` this session.
+
+    At its end no new group is begun, those at work are finished. `group_timeout_s` and `memory_limit_bytes` hold for
+    one worker with one group.
+    """
+
+    trials: int = 40
+    timeout_s: float | None = None
+    workers: int = 1
+    group_timeout_s: float | None = 3600.0
+    memory_limit_bytes: int | None = None
+
+
+def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> str:
+    """Work on the study and say why it ended: "trials", "timeout" or "exhausted".
+
+    `on_event` gets what `evaluate` emits, with "trials" (the numbers of its group), "trial" (of its form) and "lane"
+    put in; before that {"event": "group", "genotypes"}; and {"event": "told", "outcome", "counts"} for each outcome.
+    KeyboardInterrupt ends the workers at once and goes on to the caller; what they were at stays running in the
+    storage and is taken up by the next session. Raises the user's errors (data that changed or cannot be read).
+    """
+    driver = _Driver(study, limits, on_event)
+    ended = "error"
+    try:
+        driver.prepare()
+        driver.baseline()
+        ended = driver.search()
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        raise
+    finally:
+        driver.stop(ended)
+    return ended
+
+
+def finish(study: Study, on_event: Tell = lambda event: None) -> None:
+    """Judge the front and the baseline once more, all workers ended: on test data, and measured in one sitting.
+
+    What cannot be had is told as {"event": "warning", "text"}, and the figures of the search stay.
+    """
+    history = study.history()
+    found: dict[Name, Outcome] = {number: history.outcomes[number] for number in front_of(history)}
+    if history.baseline and history.baseline.state == "complete":
+        found = {"baseline": history.baseline, **found}
+    if not found or set(found) <= set(history.finals):
+        return
+    started, seconds = time.monotonic(), dict(history.seconds)
+    try:
+        tested = _tested(study, found, on_event)
+    except (ChildDied, CallFailed, CandidateError) as error:
+        on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
+        return
+    qualities = [from_json(Quality, plain) for plain in tested["quality"]]
+    seconds["test"] = seconds.get("test", 0.0) + time.monotonic() - started
+    on_event({"event": "stage", "stage": "measure", "form": None, "detail": "final"})
+    measuring = time.monotonic()
+    if "measurement" in tested:
+        measured: Sequence[Any] = [from_json(Measurement, plain) for plain in tested["measurement"]]
+    else:
+        paths = [Path(outcome.artifact.path) for outcome in found.values() if outcome.artifact]
+        measured = device(study.plan.bench.device).measure(paths, study.plan.bench.conditions)
+    seconds["measure"] = seconds.get("measure", 0.0) + time.monotonic() - measuring
+    finals = {}
+    for (name, outcome), quality, measurement in zip(found.items(), qualities, measured, strict=True):
+        if isinstance(measurement, Measurement):
+            finals[name] = replace(outcome, quality=quality, measurement=measurement)
+        else:
+            note = f"could not be measured again: {measurement.reason}"
+            finals[name] = replace(outcome, quality=quality, notes=(*outcome.notes, note))
+    study.keep_final(finals)
+    study.keep_clock(history.wall_s + time.monotonic() - started, history.lanes, seconds, history.ended)
+
+
+def _tested(study: Study, found: dict[Name, Outcome], on_event: Tell) -> dict[str, Any]:
+    child = Child(home=study.home, name=f"{study.name}-final")
+    arguments = {
+        "bench": to_json(study.plan.bench),
+        "genotypes": [to_json(outcome.genotype) for outcome in found.values()],
+        "outcomes": [to_json(outcome) for outcome in found.values()],
+    }
+    with contextlib.closing(child):
+        tested: dict[str, Any] = child.call(f"{study.plan.evaluator}:final", arguments, on_event=on_event)
+    return tested
+
+
+@dataclass
+class _Work:
+    """What a lane is at: the candidates it was given, those still open, and the last stage it told of."""
+
+    names: tuple[Name, ...]
+    genotypes: tuple[Genotype, ...]
+    bench: dict[str, Any]
+    stage: str = "start"
+    form: int | None = None
+    since: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.open = set(range(len(self.names)))
+
+
+class _Lane:
+    """A thread with a child; one call at a time, its news go to the queue as (lane, kind, what)."""
+
+    def __init__(self, child: Child, news: queue.SimpleQueue[tuple[_Lane, str, Any]]) -> None:
+        self.child = child
+        self.work: _Work | None = None
+        self._news = news
+        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], float | None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def submit(self, function: str, arguments: dict[str, Any], timeout_s: float | None = None) -> None:
+        self._calls.put((function, arguments, timeout_s))
+
+    def close(self) -> None:
+        self._calls.put(None)
+        self.child.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, arguments, timeout_s = call
+            try:
+                result = self.child.call(
+                    function,
+                    arguments,
+                    timeout_s=timeout_s,
+                    on_event=lambda event: self._news.put((self, "event", event)),
+                )
+                self._news.put((self, "done", result))
+            except BaseException as error:  # nothing may end this thread without the driver's hearing of it
+                self._news.put((self, "error", error))
+
+
+class _Driver:
+    def __init__(self, study: Study, limits: Limits, on_event: Tell) -> None:
+        self._study, self._limits, self._on_event = study, limits, on_event
+        self._bench = to_json(study.plan.bench)
+        self._started = time.monotonic()
+        self._clock = study.clock
+        self._news: queue.SimpleQueue[tuple[_Lane, str, Any]] = queue.SimpleQueue()
+        self._lanes = [
+            _Lane(
+                Child(
+                    home=study.home,
+                    name=f"{study.name}-worker{index}",
+                    cores=cores,
+                    memory_limit_bytes=limits.memory_limit_bytes,
+                ),
+                self._news,
+            )
+            for index, cores in enumerate(shares(limits.workers))
+        ]
+
+    def prepare(self) -> None:
+        """Have the data read and checked, before anything is trained."""
+        self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", {"bench": self._bench})
+        while True:
+            _, kind, what = self._news.get()
+            if kind == "done":
+                self._study.keep_prepared(what)
+                return
+            if kind == "error":
+                raise what
+
+    def baseline(self) -> None:
+        """Evaluate the baseline first, under no bound: a slow one is what the study is for."""
+        genotype = self._study.plan.baseline
+        if genotype is None or self._study.baseline is not None:
+            return
+        unbounded = to_json(replace(self._study.plan.bench, bounds={}))
+        self._begin(self._lanes[0], _Work(("baseline",), (genotype,), unbounded))
+        while self._lanes[0].work:
+            self._receive()
+
+    def search(self) -> str:
+        """Keep every lane at work until trials, time or candidates run out."""
+        ended = ""
+        while True:
+            for lane in self._lanes:
+                if lane.work is None and not ended:
+                    ended = self._next(lane)
+            if not any(lane.work for lane in self._lanes):
+                return ended
+            self._receive()
+
+    def stop(self, ended: str) -> None:
+        """End the workers at once."""
+        for lane in self._lanes:
+            lane.close()
+        self._keep_clock(ended)
+
+    def _next(self, lane: _Lane) -> str:
+        """Give a lane its next group; otherwise say why there is none."""
+        spent = time.monotonic() - self._started
+        if self._limits.timeout_s is not None and spent > self._limits.timeout_s:
+            return "timeout"
+        try:
+            group = self._study.next_group(self._limits.trials)
+        except SpaceExhausted:
+            return "exhausted"
+        if group is None:
+            return "trials"
+        self._begin(lane, _Work(group.numbers, group.genotypes, self._bench))
+        return ""
+
+    def _begin(self, lane: _Lane, work: _Work) -> None:
+        lane.work = work
+        genotypes = [to_json(genotype) for genotype in work.genotypes]
+        self._say(lane, {"event": "group", "genotypes": genotypes})
+        arguments = {"bench": work.bench, "genotypes": genotypes}
+        lane.submit(f"{self._study.plan.evaluator}:evaluate", arguments, self._limits.group_timeout_s)
+
+    def _receive(self) -> None:
+        try:
+            lane, kind, what = self._news.get(timeout=NEWS_S)
+        except queue.Empty:
+            return
+        work = lane.work
+        assert work, "a lane speaks only of its work"
+        if kind == "event":
+            self._hear(lane, work, what)
+        elif kind == "done":
+            self._fail(lane, work, work.open, "the worker ended without an outcome")
+            self._end(lane)
+        else:
+            self._bury(lane, work, what)
+
+    def _hear(self, lane: _Lane, work: _Work, event: Event) -> None:
+        if event["event"] == "stage":
+            work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
+        self._say(lane, event)
+        if event["event"] == "outcome":
+            self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
+
+    def _bury(self, lane: _Lane, work: _Work, error: BaseException) -> None:
+        """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again."""
+        if not isinstance(error, BriskError) or isinstance(error, DataError | SpecError | StudyError):
+            raise error
+        if isinstance(error, CandidateError):
+            work.stage, work.form = error.stage, None
+        lost = {work.form} & work.open if isinstance(error, ChildDied) else set()
+        reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
+        self._fail(lane, work, lost or work.open, reason)
+        rest = sorted(work.open)
+        self._end(lane)
+        if rest:
+            names, genotypes = tuple(work.names[i] for i in rest), tuple(work.genotypes[i] for i in rest)
+            self._begin(lane, _Work(names, genotypes, work.bench))
+
+    def _fail(self, lane: _Lane, work: _Work, forms: set[Any], reason: str) -> None:
+        for form in sorted(forms):
+            seconds = {work.stage: time.monotonic() - work.since} if form == min(forms) else {}
+            outcome = Outcome(work.genotypes[form], "failed", stage=work.stage, reason=reason, seconds=seconds)
+            self._settle(lane, work, form, outcome)
+
+    def _settle(self, lane: _Lane, work: _Work, form: int, outcome: Outcome) -> None:
+        if form not in work.open:
+            return
+        work.open.remove(form)
+        name = work.names[form]
+        if isinstance(name, int):
+            outcome = self._study.tell(name, outcome)
+        else:
+            self._study.keep_baseline(outcome)
+        counts = {"told": len(self._study.outcomes), "of": self._limits.trials}
+        self._say(lane, {"event": "told", "form": form, "outcome": to_json(outcome), "counts": counts})
+
+    def _end(self, lane: _Lane) -> None:
+        lane.work = None
+        self._keep_clock("")
+
+    def _say(self, lane: _Lane, event: Event) -> None:
+        assert lane.work
+        names, form = lane.work.names, event.get("form")
+        place = {"lane": self._lanes.index(lane), "trials": list(names)}
+        self._on_event({**event, **place, "trial": None if form is None else names[form]})
+
+    def _keep_clock(self, ended: str) -> None:
+        wall_s = self._clock["wall_s"] + time.monotonic() - self._started
+        self._study.keep_clock(wall_s, len(self._lanes), self._clock["seconds"], ended)
+
+
+def shares(workers: int) -> list[list[int]]:
+    """The cores that this process may use, shared out among so many workers; more workers than cores share one."""
+    cores = sorted(os.sched_getaffinity(0))
+    return [cores[index::workers] or [cores[index % len(cores)]] for index in range(workers)]

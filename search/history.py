@@ -1,0 +1,172 @@
+"""What a study is and what it has found, as plain records; read from a home's SQLite file without Optuna, which takes
+two seconds to import and to check its tables, so that `show` answers at once and while the study runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from objectives.bench import Bench
+from objectives.outcome import Outcome
+from spaces.errors import StudyError, nearest
+from spaces.genotype import Genotype
+from spaces.record import digest, from_json, to_json
+from spaces.space import Space
+
+STATES = ("complete", "infeasible", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study looks for, and under which conditions; one that goes on must have the plan it was started with.
+
+    `objectives` are two or more names of `objectives.objective.OBJECTIVES`. `evaluator` is the module with the
+    functions `prepare`, `evaluate` and `final`: "objectives.evaluate", or "objectives.rehearsal" for invented figures.
+    """
+
+    bench: Bench
+    space: Space
+    objectives: tuple[str, ...]
+    baseline: Genotype | None = None
+    sampler: str = "tpe"
+    evaluator: str = "objectives.evaluate"
+    tracking: str = ""  # MLflow's URI; "" is the home's own store
+
+    def differences(self, other: Plan) -> list[str]:
+        """The keys, with both values, in which two plans differ that should be one; where files lie does not count."""
+        mine, theirs = _flat(_fixed(self)), _flat(_fixed(other))
+        keys = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
+        return [f"{key} was {json.dumps(mine.get(key))}, is {json.dumps(theirs.get(key))}" for key in keys]
+
+    @property
+    def key(self) -> str:
+        """Names the plan."""
+        return digest(_fixed(self))
+
+
+@dataclass(frozen=True)
+class History:
+    """All that a study holds. Trials are told (`outcomes`), `running`, or duplicates, which count for nothing.
+
+    `prepared` is what the evaluator's `prepare` gave, {} before. `finals` are the outcomes re-measured at the end, by
+    trial number or "baseline"; empty where trials were told since. `seconds` is time that no outcome accounts for.
+    `ended` says why the last session ended, "" while one runs or after it was killed.
+    """
+
+    name: str
+    plan: Plan
+    prepared: Mapping[str, Any]
+    baseline: Outcome | None
+    outcomes: Mapping[int, Outcome]
+    running: Mapping[int, Genotype]
+    duplicates: int
+    finals: Mapping[int | str, Outcome]
+    wall_s: float
+    lanes: int
+    seconds: Mapping[str, float]
+    ended: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials there are in each state; duplicates left out."""
+        found = Counter(outcome.state for outcome in self.outcomes.values())
+        return {state: found[state] for state in STATES} | {"running": len(self.running)}
+
+
+def database(home: Path) -> Path:
+    """The home's study storage."""
+    return home / "optuna.db"
+
+
+def names(home: Path) -> list[str]:
+    """The studies of a home."""
+    with contextlib.suppress(StudyError), _tables(home) as tables:
+        return [name for (name,) in tables.execute("SELECT study_name FROM studies ORDER BY study_id")]
+    return []
+
+
+def read(home: Path, name: str) -> History:
+    """A study as it stands now, also while another process drives it. Raises StudyError where there is none."""
+    with _tables(home) as tables:
+        found = tables.execute("SELECT study_id FROM studies WHERE study_name = ?", [name]).fetchone()
+        if found is None:
+            others = [other for (other,) in tables.execute("SELECT study_name FROM studies ORDER BY study_id")]
+            advice = nearest(name, others) if others else "it has none yet"
+            raise StudyError(f"there is no study {name!r} in {home}; {advice}")
+        attributes = tables.execute("SELECT key, value_json FROM study_user_attributes WHERE study_id = ?", found)
+        kept = {key: json.loads(value) for key, value in attributes}
+        rows = tables.execute("SELECT trial_id, number, state FROM trials WHERE study_id = ? ORDER BY number", found)
+        trials: dict[int, tuple[int, str, dict[str, Any]]] = {row[0]: (row[1], row[2], {}) for row in rows}
+        for trial, key, value in tables.execute(
+            "SELECT trial_id, key, value_json FROM trial_user_attributes "
+            "WHERE trial_id IN (SELECT trial_id FROM trials WHERE study_id = ?)",
+            found,
+        ):
+            trials[trial][2][key] = json.loads(value)
+    return assembled(name, kept, trials.values())
+
+
+def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, str, Mapping[str, Any]]]) -> History:
+    """The history from a study's user attributes and each trial's (number, Optuna state, user attributes)."""
+    if "plan" not in kept:
+        raise StudyError(f"the study {name!r} was not made by brisk, or is only just being made")
+    outcomes: dict[int, Outcome] = {}
+    running: dict[int, Genotype] = {}
+    duplicates = 0
+    for number, state, attributes in trials:
+        if "duplicate_of" in attributes:
+            duplicates += 1
+        elif state in ("RUNNING", "WAITING"):
+            if "genotype" in attributes:
+                running[number] = from_json(Genotype, attributes["genotype"])
+        elif "outcome" in attributes:
+            outcomes[number] = from_json(Outcome, attributes["outcome"])
+    final = kept.get("final", {"told": -1, "outcomes": {}})
+    fresh = final["outcomes"] if final["told"] == len(outcomes) else {}
+    return History(
+        name=name,
+        plan=from_json(Plan, kept["plan"]),
+        prepared=kept.get("prepared", {}),
+        baseline=from_json(Outcome, kept["baseline"]) if "baseline" in kept else None,
+        outcomes=outcomes,
+        running=running,
+        duplicates=duplicates,
+        finals={int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in fresh.items()},
+        **{"wall_s": 0.0, "lanes": 1, "seconds": {}, "ended": "", **kept.get("clock", {})},
+    )
+
+
+@contextlib.contextmanager
+def _tables(home: Path) -> Iterator[sqlite3.Connection]:
+    """One snapshot of the storage; opened to write where that is allowed, to undo what a kill left half-done."""
+    path = database(home)
+    if not path.exists():
+        raise StudyError(
+            f"there is no study in {home}: it has no {path.name}; start one with `brisk run`, or name --home"
+        )
+    mode = "mode=rw" if os.access(home, os.W_OK) else "mode=ro&immutable=1"
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=60)) as tables:
+        tables.execute("BEGIN")
+        yield tables
+
+
+def _fixed(plan: Plan) -> dict[str, Any]:
+    """What of a plan a study may not change: where things lie, and how candidates are proposed, it may."""
+    plain = to_json(plan)
+    del plain["sampler"], plain["tracking"], plain["bench"]["home"], plain["bench"]["root"]
+    return plain
+
+
+def _flat(plain: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(plain, dict) or not plain:
+        return {path: plain}
+    parts = [_flat(value, f"{path}.{key}" if path else key) for key, value in plain.items()]
+    return {key: value for part in parts for key, value in part.items()}

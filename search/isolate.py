@@ -1,0 +1,217 @@
+"""Run a function in a replaceable child process: its crash, its endless loop, its hunger for memory stay its own.
+
+The child (`search.worker`) lives on between calls, so that TensorFlow is imported once. A `ProcessPoolExecutor` would
+not do: one death fails every queued call and ruins the pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from spaces import errors
+
+POLL_S = 0.2  # how often memory and time are looked at
+TAIL_BYTES = 4096
+
+Event = dict[str, Any]
+
+
+class ChildDied(errors.BriskError):
+    """The child ended in the middle of a call; `kind` is "crashed", "timeout" or "memory"."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+class CallFailed(errors.BriskError):
+    """The function raised something that is none of brisk's errors; the child is well, its traceback is in the log."""
+
+
+class Child:
+    """A child process with its own session, cores and log (`<home>/logs/<name>.log`; without a home, none is kept).
+
+    It starts with the first call. `memory_limit_bytes` is resident memory, that of its own children included. After a
+    ChildDied the next call starts a fresh process. `close` may be called from another thread: it ends a running call.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Path | None = None,
+        name: str = "worker",
+        cores: Sequence[int] | None = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        self._log = Path(home, "logs", f"{name}.log") if home else None
+        self._cores = cores
+        self._memory_limit_bytes = memory_limit_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._messages: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._closed = False
+        self._log_from = 0  # where in the log the running call began
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None before the first call."""
+        return self._process.pid if self._process else None
+
+    def call(
+        self,
+        function: str,
+        arguments: dict[str, Any],
+        *,
+        timeout_s: float | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Any:
+        """Run "module:function" with JSON arguments and return its JSON result; what it emits goes to `on_event`.
+
+        Raises ChildDied where the process ended, took longer or grew larger than allowed; a BriskError raised inside
+        as itself; any other exception as CallFailed.
+        """
+        process = self._start()
+        deadline = time.monotonic() + timeout_s if timeout_s else None
+        self._log_from = self._log.stat().st_size if self._log else 0
+        try:
+            self._send(process, {"call": function, "arguments": arguments})
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    message = self._messages.get(timeout=POLL_S)
+                    if message is None:
+                        raise ChildDied("crashed", self._autopsy(process))
+                    if "event" not in message:
+                        return _result(message)
+                    if on_event:
+                        on_event(message["event"])
+                self._watch(process, deadline, timeout_s)
+        except (ChildDied, KeyboardInterrupt):
+            self._end()
+            raise
+
+    def close(self) -> None:
+        """End the child and all it started, at once; a call that runs in another thread ends with ChildDied."""
+        with self._starting:
+            self._closed = True
+        self._end()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._starting:
+            if self._closed:
+                raise ChildDied("crashed", "the child was closed")
+            if self._process is None:
+                cores = [",".join(map(str, self._cores))] if self._cores else []
+                with self._open_log() as log:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-P", "-m", "search.worker", *cores],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                self._messages = queue.SimpleQueue()
+                threading.Thread(target=_listen, args=(self._process, self._messages), daemon=True).start()
+            return self._process
+
+    def _open_log(self) -> IO[bytes]:
+        if self._log is None:
+            return open(os.devnull, "ab")
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        return open(self._log, "ab")
+
+    def _send(self, process: subprocess.Popen[bytes], message: Event) -> None:
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it died while idle: the end of its messages says so
+            process.stdin.write(json.dumps(message).encode() + b"\n")
+            process.stdin.flush()
+
+    def _watch(self, process: subprocess.Popen[bytes], deadline: float | None, timeout_s: float | None) -> None:
+        if deadline is not None and time.monotonic() > deadline:
+            raise ChildDied("timeout", f"did not end within {timeout_s:g} s")
+        if self._memory_limit_bytes is not None:
+            used = _resident_bytes(process.pid)
+            if used > self._memory_limit_bytes:
+                limit = f"{self._memory_limit_bytes / 2**20:.0f} MiB"
+                raise ChildDied("memory", f"used {used / 2**20:.0f} MiB of memory, over its limit of {limit}")
+
+    def _autopsy(self, process: subprocess.Popen[bytes]) -> str:
+        code = process.wait()
+        reason = f"ended with exit code {code}" if code >= 0 else f"died by signal {-code} ({_signal_name(-code)})"
+        last = self._last_words()
+        return f"{reason}: {last}" if last else reason
+
+    def _last_words(self) -> str:
+        """The last line of the log that was written in this call and is not part of a stack's listing."""
+        if self._log is None:
+            return ""
+        with open(self._log, "rb") as log:
+            log.seek(max(self._log_from, self._log.stat().st_size - TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+        listing = ("Fatal Python error", "Current thread", "Thread 0x", "  ", "Extension modules", "Stack (most recent")
+        said = [line.strip() for line in lines if line.strip() and not line.startswith(listing)]
+        return said[-1][:300] if said else ""
+
+    def _end(self) -> None:
+        with self._starting:
+            process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads its own session: the meter it started goes too
+        process.wait()
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def _listen(process: subprocess.Popen[bytes], messages: queue.SimpleQueue[Event | None]) -> None:
+    """Pass the child's messages on; None says that there will be no more."""
+    assert process.stdout
+    with process.stdout as lines:
+        for line in lines:
+            if line.endswith(b"\n"):  # else it died in the middle of it
+                messages.put(json.loads(line))
+    messages.put(None)
+
+
+def _result(message: Event) -> Any:
+    if "error" not in message:
+        return message["result"]
+    error = message["error"]
+    if "stage" in error:
+        raise errors.CandidateError(error["stage"], error["reason"])
+    if "brisk" in error:
+        raise getattr(errors, error["brisk"])(error["text"])
+    raise CallFailed(f"{error['type']}: {error['text']}")
+
+
+def _resident_bytes(pid: int) -> int:
+    """Resident memory of a process and all that it started."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+    return total
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

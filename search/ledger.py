@@ -1,0 +1,213 @@
+"""What MLflow is told: the study's records as rows of plain parameters, metrics and tags, without MLflow."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Outcome
+from search.front import front, hypervolume
+from spaces.genotype import Genotype
+
+Key = int | str
+"""A trial's number, or "baseline"."""
+
+BEST = {"quality": "best_error", "latency": "best_latency_ms", "size": "best_size_kib", "memory": "best_memory_kib"}
+"""The curve of each objective."""
+
+TAG_LIMIT = 4900  # characters; the SQL stores' older schemas hold 5,000
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run shows."""
+
+    name: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def title(genotype: Mapping[str, Any]) -> str:
+    """A candidate's architecture in a few characters, from the genotype's JSON: "gru 32 x2 bi fs8"."""
+    built = genotype["architecture"]
+    parts = [str(built["cell"]), str(built["units"])]
+    parts += [f"x{built['layers']}"] if built.get("layers", 1) > 1 else []
+    parts += ["bi"] if built.get("bidirectional") else []
+    parts += [f"fs{built['frame_stack']}"] if built.get("frame_stack", 1) > 1 else []
+    parts += ["mean"] if built.get("readout") == "mean" else []
+    sparsity = genotype.get("training", {}).get("sparsity", 0)
+    parts += [f"sp{sparsity:.0%}"] if sparsity else []
+    return " ".join(parts)
+
+
+def form(genotype: Mapping[str, Any]) -> str:
+    """How a candidate is served, in a few characters: "loop/4", "scan", "keras b8"."""
+    served = genotype["deployment"]
+    steps, batch = served.get("steps", 1), served.get("batch", 1)
+    return str(served["lowering"]) + (f"/{steps}" if steps > 1 else "") + (f" b{batch}" if batch > 1 else "")
+
+
+def child_row(number: Key, outcome: Outcome) -> Row:
+    """One candidate's run: every gene a parameter, every figure a metric, state and reason tags."""
+    plain = dataclasses.asdict(outcome.genotype)
+    metrics = _quality(outcome) | _latency(outcome)
+    if outcome.artifact:
+        metrics["size_kib"] = outcome.artifact.size_bytes / 1024
+    if outcome.untrained_ms is not None:
+        metrics["untrained_ms"] = outcome.untrained_ms
+    metrics |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
+    tags = {"brisk.state": outcome.state, "brisk.feasible": str(outcome.state == "complete").lower()}
+    if outcome.reason:
+        tags["brisk.stage"], tags["brisk.reason"] = outcome.stage, outcome.reason[:TAG_LIMIT]
+    if outcome.notes:
+        tags["brisk.notes"] = "\n".join(outcome.notes)[:TAG_LIMIT]
+    if outcome.artifact:
+        tags["brisk.exporter"] = outcome.artifact.exporter
+        tags["brisk.sha256"] = outcome.artifact.sha256
+        tags["brisk.realised_bits"] = json.dumps(outcome.artifact.realised_bits)
+    if outcome.measurement:
+        tags["brisk.device"], tags["brisk.scenario"] = outcome.measurement.device, outcome.measurement.scenario
+    name = f"{number} · {title(plain)} · {outcome.genotype.deployment.bits} · {form(plain)}"
+    return Row(name, genes(outcome.genotype), metrics, tags)
+
+
+def genes(genotype: Genotype) -> dict[str, str]:
+    """Every gene by its own name; the three groups share none."""
+    groups = (genotype.architecture, genotype.training, genotype.deployment)
+    return {key: str(gene) for group in groups for key, gene in dataclasses.asdict(group).items()}
+
+
+def point_row(point: Mapping[str, Any] | None, mark: str) -> Row:
+    """What a candidate's run shows of being on the front (a POINT), or of having left it (None)."""
+    gains = {key: point[key] for key in ("speedup", "drop", "test_drop") if point.get(key) is not None} if point else {}
+    return Row(metrics=gains, tags={"brisk.pareto": str(bool(point)).lower(), "brisk.point": mark})
+
+
+def curve(
+    summary: Mapping[str, Any], outcomes: Sequence[tuple[Key, Outcome]], since: int = 0
+) -> list[tuple[int, dict[str, float]]]:
+    """(step, figures) after each told trial past the first `since`: the best of each objective, and the hypervolume.
+
+    The baseline is no trial. The hypervolume is a share of the box below `summary["reference"]` (objective -> cost), as
+    in `summary["hypervolume"]`; left out where there is no reference yet.
+    """
+    reference: Mapping[str, float] = summary.get("reference") or {}
+    curves: list[tuple[int, dict[str, float]]] = []
+    best: dict[str, float] = {}
+    points: dict[Key, list[float]] = {}
+    told = [(number, outcome) for number, outcome in outcomes if number != "baseline"]
+    for step, (number, outcome) in enumerate(told, start=1):
+        if outcome.state == "complete":
+            costs = {name: cost for name, row in OBJECTIVES.items() if (cost := row.read(outcome)) is not None}
+            best |= {name: min(cost, best.get(name, cost)) for name, cost in costs.items()}
+            if all(name in costs for name in reference):
+                points[number] = [costs[name] for name in reference]
+                points = {key: points[key] for key in front(points)}
+        if step > since:
+            shown = {BEST[name]: cost for name, cost in best.items()} | {"pareto_size": float(len(points))}
+            if reference:
+                volume = hypervolume(list(points.values()), list(reference.values()))
+                shown["hypervolume"] = volume / math.prod(reference.values())
+            curves.append((step, shown))
+    return curves
+
+
+def study_tags(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The study's run: counts, the baseline's exporter, and a description with the front as a table."""
+    name = summary["study"]
+    lines = [
+        f"**{name}** searched by brisk. The front, fastest first:",
+        "",
+        "| trial | model | bits | form | latency, ms | speedup | metric | size, KiB |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_markdown(point) for point in summary["front"][:25]),
+        "",
+        f"`brisk export {name} --pick knee --to tflite --out DIR` writes and verifies one; `--trial N` names another.",
+    ]
+    tags = {"mlflow.note.content": "\n".join(lines)[:TAG_LIMIT], "brisk.counts": json.dumps(summary["counts"])}
+    if summary.get("baseline"):
+        tags["brisk.baseline_exporter"] = str(summary["baseline"]["artifact"].get("exporter", ""))
+    return tags
+
+
+def view_state(parent_id: str, metric: str) -> str:
+    """MLflow's UI state for a saved view: the front's scatter charts and its table. An undocumented format."""
+    section = "brisk-front"
+
+    def scatter(name: str, x: str, y: str) -> dict[str, Any]:
+        axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
+        return {"uuid": name, "type": "SCATTER", "runsCountToCompare": 100, **axes, **placed}
+
+    ours = {"deleted": False, "isGenerated": False}
+    placed = {"metricSectionId": section, **ours}
+    columns = {"selectedParams": ["cell", "units"], "selectedMetrics": ["latency_ms", metric]}
+    state = {
+        "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}' AND tags.`brisk.pareto` = 'true'",
+        "orderByKey": "metrics.`latency_ms`",
+        "orderByAsc": True,
+        "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": True,
+        "compareRunSections": [{"uuid": section, "name": "Front", "display": True, "isReordered": False, **ours}],
+        "compareRunCharts": [
+            scatter("brisk-latency", "latency_ms", metric),
+            scatter("brisk-size", "size_kib", metric),
+            {"uuid": "brisk-genes", "type": "PARALLEL", "showAllRuns": True, **columns, **placed},
+        ],
+    }
+    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+
+
+def _quality(outcome: Outcome) -> dict[str, float]:
+    quality = outcome.quality
+    if quality is None:
+        return {}
+    figures = {
+        "error": quality.error,
+        f"validation_{quality.metric}": quality.validation,
+        f"test_{quality.metric}": quality.test,
+        "test_stderr": quality.test_stderr,
+        "output_error": quality.output_error,
+    }
+    return {key: figure for key, figure in figures.items() if figure is not None}
+
+
+def _latency(outcome: Outcome) -> dict[str, float]:
+    measured = outcome.measurement
+    if measured is None:
+        return {}
+    return {
+        "latency_ms": measured.median_ms,
+        "latency_low_ms": measured.ci_ms[0],
+        "latency_high_ms": measured.ci_ms[1],
+        "first_call_ms": measured.first_ms,
+        "load_ms": measured.load_ms,
+        "peak_memory_kib": measured.peak_memory_bytes / 1024,
+        "throughput_per_s": 1000 * measured.batch / measured.median_ms if measured.median_ms else 0.0,
+    }
+
+
+def _markdown(point: Mapping[str, Any]) -> str:
+    genotype, quality = point["genotype"], point["quality"]
+    shown = quality["validation"] if quality.get("test") is None else quality["test"]
+    speedup = f"{point['speedup']:.1f}" if point.get("speedup") else ""
+    cells = [
+        str(point["trial"]),
+        title(genotype),
+        str(genotype["deployment"]["bits"]),
+        form(genotype),
+        f"{point['latency_ms']['median']:.4g}",
+        speedup,
+        f"{shown:.4g}",
+        f"{point['size_bytes'] / 1024:.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"

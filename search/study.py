@@ -1,0 +1,402 @@
+"""A study in its storage: what to try next, what came of it, and how it goes on after any kind of end.
+
+Optuna proposes and remembers; this module alone talks to it, from one thread of one driver process, which holds the
+study's lock. All else that a study must know is kept in user attributes, so that a home is complete by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Outcome
+from search.history import History, Plan, assembled, database
+from search.samplers import SeededSampler, named
+from spaces.errors import StudyError
+from spaces.genotype import Genotype
+from spaces.record import from_json, to_json
+from spaces.signature import Signature
+
+DUPLICATES = 100  # proposals in a row that are known already, after which the space counts as exhausted
+STORAGE_TIMEOUT_S = 60
+
+
+class SpaceExhausted(Exception):  # noqa: N818  an end, not an error
+    """Whatever the sampler proposes has been tried."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that share one trained model: Optuna's numbers and what each stands for."""
+
+    numbers: tuple[int, ...]
+    genotypes: tuple[Genotype, ...]
+
+
+class Study:
+    """A study that this process drives. Make one with `start`; `close` it, or use it as a context."""
+
+    def __init__(self, home: Path, plan: Plan, kept: optuna.Study, held: contextlib.ExitStack) -> None:
+        self.home = home
+        self.plan = plan
+        self.name = kept.study_name
+        self.prepared: dict[str, Any] = kept.user_attrs.get("prepared", {})  # what `prepare` gave; {} before
+        self._optuna = kept
+        self._held = held
+        self._trials: dict[int, Trial] = {}  # asked and not told
+        self._asked: dict[int, Genotype] = {}
+        self._outcomes: dict[int, Outcome] = {}
+        self._known: dict[str, int] = {}  # genotype's key -> the trial that has it
+        self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
+
+    @classmethod
+    def start(cls, home: Path, name: str, plan: Plan, *, storage: str = "") -> Study:
+        """Begin the study, or go on with it; `storage` is an Optuna URL in place of the home's own SQLite file.
+
+        Raises StudyError where another process drives it, or where it was started with another plan.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise StudyError(f"a study's name is made of letters, digits, '.', '_' and '-', but got {name!r}")
+        sampler = SeededSampler(named(plan.sampler), plan.bench.seed)
+        with contextlib.ExitStack() as held:
+            held.callback(os.close, _locked(home, name))
+            opened = held.enter_context(_opened(home, storage, name, sampler, len(plan.objectives)))
+            kept = opened.user_attrs.get("plan")
+            if kept is None:
+                if opened.get_trials(deepcopy=False):
+                    raise StudyError(f"the storage has a study {name!r} that brisk did not make; choose another --name")
+                opened.set_user_attr("plan", to_json(plan))
+            elif changed := from_json(Plan, kept).differences(plan):
+                raise StudyError(
+                    f"the study {name!r} was started with another plan: {'; '.join(changed[:5])}. "
+                    "Give the study of the new plan a name of its own with --name, or take the change back"
+                )
+            study = cls(home, plan, opened, held.pop_all())
+        try:
+            study._recall()
+        except BaseException:
+            study.close()
+            raise
+        return study
+
+    def close(self) -> None:
+        """Let go of the study; what runs stays running in the storage and is taken up by the next start."""
+        self._held.close()
+
+    def __enter__(self) -> Study:
+        """The study itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    # What is known ---------------------------------------------------------------------------------------------------
+
+    @property
+    def baseline(self) -> Outcome | None:
+        """The baseline's outcome; it is none of the trials, because one without parameters would blind the samplers."""
+        kept = self._optuna.user_attrs.get("baseline")
+        return from_json(Outcome, kept) if kept else None
+
+    @property
+    def clock(self) -> dict[str, Any]:
+        """What `keep_clock` kept last."""
+        return {"wall_s": 0.0, "seconds": {}, **self._optuna.user_attrs.get("clock", {})}
+
+    @property
+    def outcomes(self) -> Mapping[int, Outcome]:
+        """What was told, by trial number; duplicates left out."""
+        return self._outcomes
+
+    def history(self) -> History:
+        """All that the study holds, as the storage has it."""
+        trials = self._optuna.get_trials(deepcopy=False)
+        rows = ((trial.number, trial.state.name, trial.user_attrs) for trial in trials)
+        return assembled(self.name, self._optuna.user_attrs, rows)
+
+    # What is kept beside the trials ----------------------------------------------------------------------------------
+
+    def keep_prepared(self, prepared: Mapping[str, Any]) -> None:
+        """Keep what the data are. Raises StudyError where the study was begun on other data."""
+        before = self.prepared
+        if before and before["digest"] != prepared["digest"]:
+            raise StudyError(
+                f"the data of study {self.name!r} have changed since it was started (digest {before['digest']} then, "
+                f"{prepared['digest']} now); give a study of the new data a name of its own with --name"
+            )
+        if not before:
+            self._optuna.set_user_attr("prepared", dict(prepared))
+            self.prepared = dict(prepared)
+
+    def keep_baseline(self, outcome: Outcome) -> None:
+        """Keep what every speedup and drop is measured against."""
+        self._optuna.set_user_attr("baseline", to_json(outcome))
+
+    def keep_final(self, outcomes: Mapping[int | str, Outcome]) -> None:
+        """Keep the front and "baseline" as measured again at the end; they hold until another trial is told."""
+        plain = {str(key): to_json(outcome) for key, outcome in outcomes.items()}
+        self._optuna.set_user_attr("final", {"told": len(self._outcomes), "outcomes": plain})
+
+    def keep_clock(self, wall_s: float, lanes: int, seconds: Mapping[str, float], ended: str = "") -> None:
+        """Keep how long the study has run so far, over all its sessions, and why this one ended."""
+        clock = {"wall_s": wall_s, "lanes": lanes, "seconds": dict(seconds), "ended": ended}
+        self._optuna.set_user_attr("clock", clock)
+
+    # What to try next ------------------------------------------------------------------------------------------------
+
+    def next_group(self, trials: int) -> Group | None:
+        """What to evaluate next, first of all what a dead driver left; None once `trials` are told or under way.
+
+        Every trial of the group is RUNNING in the storage, its genotype with it, before this returns. Raises
+        SpaceExhausted.
+        """
+        if self._adopted is None:
+            self._adopted = self._adopt(trials)
+        if self._adopted:
+            return self._adopted.pop(0)
+        for _ in range(DUPLICATES):
+            room = trials - len(self._outcomes) - len(self._asked)
+            if room <= 0:
+                return None
+            if group := self._form(self._optuna.ask(), room):
+                return group
+        raise SpaceExhausted
+
+    def _form(self, trial: Trial, room: int) -> Group | None:
+        """Make a proposal the first of a group of at most `room`; None, and told so, where it is known already."""
+        genotype = self._sample(trial)
+        if (twin := self._known.get(genotype.key)) is not None:
+            trial.set_user_attr("duplicate_of", twin)
+            self._optuna.tell(trial, state=TrialState.FAIL)
+            return None
+        siblings = [
+            other
+            for deployment in self.plan.space.deployments(genotype.architecture, self._signature)
+            if (other := replace(genotype, deployment=deployment)) != genotype and other.key not in self._known
+        ][: max(room - 1, 0)]
+        trial.set_user_attr("siblings", [to_json(sibling) for sibling in siblings])
+        trial.set_user_attr("genotype", to_json(genotype))
+        self._note(trial, genotype)
+        return self._complete(trial.number, genotype, siblings)
+
+    def _complete(self, lead: int, genotype: Genotype, siblings: list[Genotype]) -> Group:
+        """Put those siblings of a lead that are not there yet into the storage and start them."""
+        for sibling in siblings:
+            if sibling.key not in self._known:
+                parameters = self.plan.space.parameters(sibling, self._signature, distillation=self._alphas)
+                kept = {"lead": lead, "genotype": to_json(sibling)}
+                self._optuna.enqueue_trial(parameters, user_attrs=kept)
+                trial = self._optuna.ask()
+                self._sample(trial)
+                self._note(trial, sibling)
+        group = {self._known[one.key]: one for one in (genotype, *siblings)}
+        unfinished = {number: one for number, one in group.items() if number in self._asked}
+        return Group(tuple(unfinished), tuple(unfinished.values()))
+
+    def _sample(self, trial: Trial) -> Genotype:
+        return self.plan.space.sample(trial, self._signature, distillation=self._alphas)
+
+    def _note(self, trial: Trial, genotype: Genotype) -> None:
+        self._trials[trial.number] = trial
+        self._asked[trial.number] = genotype
+        self._known[genotype.key] = trial.number
+
+    @property
+    def _signature(self) -> Signature:
+        return from_json(Signature, self.prepared["signature"])
+
+    @property
+    def _alphas(self) -> tuple[float, ...]:
+        return self.plan.bench.training.distillation
+
+    # What came of it -------------------------------------------------------------------------------------------------
+
+    def tell(self, number: int, outcome: Outcome) -> Outcome:
+        """Keep what came of a trial and let the sampler learn of it; gives the outcome as it was judged.
+
+        A finished candidate that is over a bound is infeasible, one with an objective unknown has failed.
+        """
+        outcome = self._judged(outcome)
+        self._trials[number].set_user_attr("outcome", to_json(outcome))
+        self._finish(number, outcome)
+        return outcome
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        if outcome.state != "complete":
+            return outcome
+        for name in self.plan.objectives:
+            value = OBJECTIVES[name].read(outcome)
+            if value is None or not math.isfinite(value):
+                return replace(outcome, state="failed", stage="measure", reason=f"its {name} is {value}, not a number")
+        for name, over in violations(outcome, self.plan.bench.bounds).items():
+            if over > 0:
+                value, unit = OBJECTIVES[name].read(outcome), OBJECTIVES[name].unit
+                reason = f"{name} {value:.4g} {unit} is over the bound of {self.plan.bench.bounds[name]:g}"
+                return replace(outcome, state="infeasible", reason=reason)
+        return outcome
+
+    def _finish(self, number: int, outcome: Outcome) -> None:
+        trial = self._trials.pop(number)
+        state, values = self._told(outcome)
+        if state != TrialState.FAIL:
+            already = trial.constraints
+            for name, over in self._constraints(outcome).items():
+                if name not in already:  # else set by a driver that died between this and the next line
+                    trial.set_constraint(name, over)
+        self._optuna.tell(number, values, state=state)
+        self._outcomes[number] = outcome
+        del self._asked[number]
+
+    def _told(self, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
+        """An infeasible candidate is told with what is known, and the worst for the rest: all samplers learn of it."""
+        if outcome.state == "stopped":
+            return TrialState.PRUNED, None
+        if outcome.state == "failed":
+            return TrialState.FAIL, None
+        values = [self._cost(name, outcome) for name in self.plan.objectives]
+        return TrialState.COMPLETE, values
+
+    def _cost(self, name: str, outcome: Outcome) -> float:
+        value = OBJECTIVES[name].read(outcome)
+        if value is not None and math.isfinite(value):
+            return value
+        if name == "quality":
+            return float(self.prepared["trivial_error"])
+        told = [OBJECTIVES[name].read(other) for other in self._outcomes.values()]
+        known = [value for value in told if value is not None and math.isfinite(value)]
+        return max([*known, 2 * self.plan.bench.bounds.get(name, 0.0)])
+
+    def _constraints(self, outcome: Outcome) -> dict[str, float]:
+        """Every bound's violation, on every trial: GP refuses a study in which one is missing."""
+        over = dict.fromkeys(self.plan.bench.bounds, 0.0) | violations(outcome, self.plan.bench.bounds)
+        if outcome.state == "infeasible" and over and max(over.values()) <= 0:
+            over[next(iter(over))] = 1.0  # refused for what is not among its figures
+        return over
+
+    # What was left ---------------------------------------------------------------------------------------------------
+
+    def _recall(self) -> None:
+        """Take up what the storage has; finish telling what was told half."""
+        for frozen in self._optuna.get_trials(deepcopy=False):
+            kept = frozen.user_attrs
+            if "genotype" in kept:
+                self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
+            if frozen.state.is_finished():
+                if "outcome" in kept:
+                    self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
+            elif "duplicate_of" in kept:
+                self._optuna.tell(frozen.number, state=TrialState.FAIL)
+            elif "outcome" in kept:
+                outcome = from_json(Outcome, kept["outcome"])
+                self._note(self._revived(frozen), outcome.genotype)
+                self._finish(frozen.number, outcome)
+
+    def _adopt(self, trials: int) -> list[Group]:
+        """The groups that a dead driver left unfinished, from wherever it was stopped in making them."""
+        while any(trial.state == TrialState.WAITING for trial in self._optuna.get_trials(deepcopy=False)):
+            self._optuna.ask()
+        left = [trial for trial in self._optuna.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
+        for frozen in left:
+            if "genotype" in frozen.user_attrs:
+                trial = self._revived(frozen)
+                self._sample(trial)  # the parameters that were not stored yet
+                self._note(trial, from_json(Genotype, frozen.user_attrs["genotype"]))
+        groups = []
+        for frozen in self._leads(left):
+            if "genotype" in frozen.user_attrs:
+                siblings = [from_json(Genotype, plain) for plain in frozen.user_attrs["siblings"]]
+                groups.append(self._complete(frozen.number, self._genotype(frozen), siblings))
+            elif group := self._form(self._revived(frozen), trials - len(self._outcomes) - len(self._asked)):
+                groups.append(group)
+        return groups
+
+    def _leads(self, left: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The first trials of the groups of these, finished or not."""
+        numbers = sorted({trial.user_attrs.get("lead", trial.number) for trial in left})
+        every = self._optuna.get_trials(deepcopy=False)
+        return [every[number] for number in numbers]
+
+    def _genotype(self, frozen: FrozenTrial) -> Genotype:
+        return from_json(Genotype, frozen.user_attrs["genotype"])
+
+    def _revived(self, frozen: FrozenTrial) -> Trial:
+        """A trial of a dead process, to be gone on with: Optuna has no public way to one."""
+        return Trial(self._optuna, frozen._trial_id)
+
+
+def violations(outcome: Outcome, bounds: Mapping[str, float]) -> dict[str, float]:
+    """How far each known figure is over its bound, as a share of the bound; 0 or negative where it keeps within.
+
+    A share, because samplers add up the violations of bounds in different units.
+    """
+    known = {name: value for name in bounds if (value := OBJECTIVES[name].read(outcome)) is not None}
+    return {name: (value - bounds[name]) / (abs(bounds[name]) or 1.0) for name, value in known.items()}
+
+
+def _locked(home: Path, name: str) -> int:
+    """The open file that keeps other drivers off the study until it is closed, by us or by our end."""
+    folder = home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode().strip() or "unknown"
+        os.close(lock)
+        raise StudyError(
+            f"the study {name!r} in {home} is being driven by process {owner}; wait for it, stop it, or choose "
+            "another --name (`brisk show` works meanwhile)"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+@contextlib.contextmanager
+def _opened(home: Path, url: str, name: str, sampler: SeededSampler, objectives: int) -> Iterator[optuna.Study]:
+    """The study in the storage, made where it is not there yet."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options = {} if url else {"creator": lambda: _connection(database(home))}
+    with _alone(home / "locks" / "optuna.tables"):  # two first studies of a home would make its tables twice
+        storage = optuna.storages.RDBStorage(url or f"sqlite:///{database(home).resolve()}", engine_kwargs=options)
+    try:
+        yield optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=["minimize"] * objectives,
+            sampler=sampler,
+            load_if_exists=True,
+        )
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    """With a write-ahead log a commit costs no wait for the disk: a killed process loses nothing, a machine that loses
+    its power at most the last trials, never the file.
+    """
+    connection = sqlite3.connect(path, timeout=STORAGE_TIMEOUT_S, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with open(path, "wb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield

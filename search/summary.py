@@ -1,0 +1,234 @@
+"""A study in the words of the contract: the JSON of `brisk show`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Outcome
+from objectives.task import TASKS
+from search.front import front, hypervolume, tied
+from search.history import History
+from spaces.record import to_json
+
+WORK = ("train", "untrained", "measure")
+"""The stages that a study is for; all other time is overhead."""
+
+
+class Kept(Protocol):
+    """A study that can say what it holds."""
+
+    def history(self) -> History: ...
+
+
+def summarise(study: History | Kept) -> dict[str, Any]:
+    """The JSON of `show`, from `search.history.read` or a running Study.
+
+    More than the contract asks: each point has its "costs" by objective, the "ties" it has within noise, and whether
+    its figures are "final" (measured again at the end). "seconds" says where the time went. `speedup` and `throughput`
+    are per sequence, so that forms of different batch sizes compare; `drop` is on validation, `test_drop` on test.
+    """
+    history = study if isinstance(study, History) else study.history()
+    numbers = front_of(history, final=True)
+    reference = reference_of(history)
+    costs = [_costs(history, latest(history, number)) for number in numbers]
+    volume = hypervolume([list(cost.values()) for cost in costs], list(reference.values())) if reference else 0.0
+    return {
+        "study": history.name,
+        "task": to_json(history.plan.bench.task) | dict(history.prepared.get("summary", {})),
+        "objectives": list(history.plan.objectives),
+        "bounds": history.plan.bench.bounds,
+        "counts": history.counts,
+        "duplicates": history.duplicates,
+        "failures": _failures(history),
+        "hypervolume": volume / math.prod(reference.values()) if volume else 0.0,
+        "reference": reference,
+        "wall_s": history.wall_s,
+        "seconds": seconds(history),
+        "ended": history.ended,
+        "final": bool(history.finals),
+        "baseline": _baseline(history),
+        "front": [point_of(history, number, numbers) for number in numbers],
+    }
+
+
+def front_of(history: History, *, final: bool = False) -> list[int]:
+    """The trials that no other within the bounds dominates, the fastest first.
+
+    By the figures of the search; with `final`, where there are figures from the end, by those, among the trials that
+    have them.
+    """
+    measured = {key: outcome for key, outcome in history.finals.items() if isinstance(key, int)} if final else {}
+    pool = measured or history.outcomes
+    costs = {
+        number: list(_costs(history, outcome).values())
+        for number, outcome in pool.items()
+        if outcome.state == "complete" and _within(history, outcome)
+    }
+    latency = OBJECTIVES["latency"].read
+    return sorted(front(costs), key=lambda number: (latency(pool[number]) or 0.0, costs[number]))
+
+
+def reference_of(history: History) -> dict[str, float]:
+    """The corner that the hypervolume is measured from, as a share of the box it spans: {} before anything is known.
+
+    For the error that of a constant predictor, for other objectives the baseline's value; in a study without one the
+    bound, or else the worst finished candidate's.
+    """
+    corner = {}
+    for name in history.plan.objectives:
+        if name == "quality":
+            value = history.prepared.get("trivial_error")
+        else:
+            value = OBJECTIVES[name].read(history.baseline) if history.baseline else None
+            value = history.plan.bench.bounds.get(name) if value is None else value
+        if value is None:
+            known = [_costs(history, other)[name] for other in history.outcomes.values() if other.state == "complete"]
+            value = max(known, default=None)
+        if value is None or value <= 0:
+            return {}
+        corner[name] = float(value)
+    return corner
+
+
+def nearest_miss(history: History) -> str:
+    """The refused candidate that was nearest to its bounds, in words, for a study in which nothing kept within them."""
+    refused = {number: outcome for number, outcome in history.outcomes.items() if outcome.state == "infeasible"}
+    if not refused:
+        return "no candidate was finished"
+
+    def over(number: int) -> float:
+        known = ((bound, OBJECTIVES[name].read(refused[number])) for name, bound in history.plan.bench.bounds.items())
+        return max((value / bound for bound, value in known if value is not None and bound > 0), default=math.inf)
+
+    number = min(refused, key=over)
+    return f"the nearest miss is trial {number}: {refused[number].reason}"
+
+
+def seconds(history: History) -> dict[str, Any]:
+    """Where the wall time of all lanes went, by stage, and the share that was neither training nor measuring."""
+    stages: dict[str, float] = dict(history.seconds)
+    for outcome in (*history.outcomes.values(), *([history.baseline] if history.baseline else [])):
+        for stage, spent in outcome.seconds.items():
+            stages[stage] = stages.get(stage, 0.0) + spent
+    available = history.wall_s * history.lanes
+    work = sum(stages.get(stage, 0.0) for stage in WORK)
+    other = max(available - work, 0.0)
+    return {
+        "stages": stages,
+        "training_and_measuring": work,
+        "other": other,
+        "other_share": other / available if available else 0.0,
+    }
+
+
+def latest(history: History, name: int | str) -> Outcome:
+    if name in history.finals:
+        return history.finals[name]
+    if isinstance(name, int):
+        return history.outcomes[name]
+    assert history.baseline, "only a study with a baseline is asked for it"
+    return history.baseline
+
+
+def _costs(history: History, outcome: Outcome) -> dict[str, float]:
+    values = {name: OBJECTIVES[name].read(outcome) for name in history.plan.objectives}
+    return {name: math.inf if value is None else value for name, value in values.items()}
+
+
+def _within(history: History, outcome: Outcome) -> bool:
+    known = ((bound, OBJECTIVES[name].read(outcome)) for name, bound in history.plan.bench.bounds.items())
+    return all(value is None or value <= bound for bound, value in known)
+
+
+def _failures(history: History) -> list[dict[str, Any]]:
+    baseline: list[tuple[int | str, Outcome]] = [("baseline", history.baseline)] if history.baseline else []
+    return [
+        {"trial": name, "stage": outcome.stage, "reason": outcome.reason}
+        for name, outcome in [*baseline, *history.outcomes.items()]
+        if outcome.state == "failed"
+    ]
+
+
+def _baseline(history: History) -> dict[str, Any] | None:
+    complete = history.baseline is not None and history.baseline.state == "complete"
+    return point_of(history, "baseline") if complete else None
+
+
+def point_of(history: History, name: int | str, others: Sequence[int] = ()) -> dict[str, Any]:
+    """A POINT of the contract."""
+    outcome = latest(history, name)
+    quality, measurement, artifact = outcome.quality, outcome.measurement, outcome.artifact
+    assert quality, "only finished candidates become points"
+    assert measurement, "only finished candidates become points"
+    assert artifact, "only finished candidates become points"
+    against = _against(history, outcome)
+    costs = _costs(history, outcome)
+    noise = [OBJECTIVES[objective].noise for objective in costs]
+    ties = [
+        other
+        for other in others
+        if other != name and tied(list(costs.values()), list(_costs(history, latest(history, other)).values()), noise)
+    ]
+    return {
+        "trial": name,
+        "genotype": to_json(outcome.genotype),
+        "quality": {
+            "metric": quality.metric,
+            "validation": quality.validation,
+            "test": quality.test,
+            "test_stderr": quality.test_stderr,
+            "output_error": quality.output_error,
+        },
+        "latency_ms": {
+            "median": measurement.median_ms,
+            "ci": list(measurement.ci_ms),
+            "converged": measurement.converged,
+            "scenario": measurement.scenario,
+            "batch": measurement.batch,
+            "threads": measurement.threads,
+            "device": measurement.device,
+            "trusted": measurement.trusted,
+            "why": measurement.why,
+        },
+        "throughput_per_s": _per_s(outcome),
+        "size_bytes": artifact.size_bytes,
+        "peak_memory_bytes": measurement.peak_memory_bytes,
+        **against,
+        "artifact": {
+            "format": artifact.format,
+            "sha256": artifact.sha256,
+            "realised_bits": artifact.realised_bits,
+            "exporter": artifact.exporter,
+            "path": artifact.path,
+        },
+        "costs": costs,
+        "ties": ties,
+        "final": name in history.finals,
+        "notes": list(outcome.notes),
+    }
+
+
+def _against(history: History, outcome: Outcome) -> dict[str, float | None]:
+    """Speedup and drops against the baseline; None without one."""
+    if history.baseline is None or history.baseline.state != "complete":
+        return {"speedup": None, "drop": None, "test_drop": None}
+    base = latest(history, "baseline")
+    assert base.quality, "the baseline is complete"
+    assert outcome.quality, "only finished candidates are compared"
+    test_drop = None
+    if base.quality.test is not None and outcome.quality.test is not None:
+        error = TASKS[history.plan.bench.task.kind].error
+        test_drop = error(outcome.quality.test) - error(base.quality.test)
+    return {
+        "speedup": _per_s(outcome) / _per_s(base),
+        "drop": outcome.quality.error - base.quality.error,
+        "test_drop": test_drop,
+    }
+
+
+def _per_s(outcome: Outcome) -> float:
+    assert outcome.measurement, "only finished candidates are compared"
+    return outcome.measurement.batch / outcome.measurement.median_ms * 1000

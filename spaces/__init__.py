@@ -1,0 +1,1 @@
+"""What may be built: genotypes, cells and the models made of them."""

@@ -1,0 +1,61 @@
+"""TensorFlow-free facts of each cell and each bit width: what the space may name, and what each means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CellFacts:
+    """What the search must know of a cell; `place` is where its class is found."""
+
+    place: str
+    lowerings: tuple[str, ...]
+    recurrent_matrix: bool  # whether a step multiplies the state by a matrix (else "rec8" and "rec4" mean nothing)
+
+
+CELLS: dict[str, CellFacts] = {
+    "lstm": CellFacts("spaces.cells.gated:LSTM", ("loop", "keras"), True),
+    "gru": CellFacts("spaces.cells.gated:GRU", ("loop", "keras"), True),
+    "simple_rnn": CellFacts("spaces.cells.gated:SimpleRNN", ("loop", "keras"), True),
+    "fastgrnn": CellFacts("spaces.cells.fast:FastGRNN", ("loop",), True),
+    "qrnn": CellFacts("spaces.cells.linear:QRNN", ("scan", "loop"), False),
+    "mingru": CellFacts("spaces.cells.linear:MinGRU", ("scan", "loop"), False),
+}
+
+BITS: dict[str, str] = {
+    "32": "float32",
+    "16": "float16 weights, float32 arithmetic: smaller, not faster",
+    "8": "int8 weights of every matrix but the head, activations quantised at each call",
+    "rec8": "int8 recurrent matrices, the rest float32",
+    "rec4": "int4 recurrent matrices, int8 input projections, float32 head",
+    "4": "int4 weights of every matrix but the head",
+    "full8": "static int8, weights and activations, by the stock converter (kills its process on a WHILE graph)",
+}
+
+STOCK_BITS = ("32", "16", "8", "full8")
+"""What the stock converter can be asked for, on the "keras" lowering."""
+
+
+_ASKED = {
+    "8": {"input": 8, "recurrent": 8, "embedding": 8},
+    "16": {"input": 16, "recurrent": 16, "embedding": 16},
+    "rec8": {"recurrent": 8},
+    "rec4": {"input": 8, "recurrent": 4, "embedding": 8},
+    "4": {"input": 4, "recurrent": 4, "embedding": 4},
+    "full8": {"input": 8, "recurrent": 8, "embedding": 8},
+}
+
+
+def asked_bits(bits: str) -> dict[str, int]:
+    """The width that a request asks for by role of a matrix; roles not named are left as they are."""
+    return _ASKED.get(bits, {})
+
+
+def legal_bits(cell: str, lowering: str) -> tuple[str, ...]:
+    """The bit widths that mean something for this cell in this lowering."""
+    if lowering == "keras":
+        return STOCK_BITS
+    if CELLS[cell].recurrent_matrix:
+        return tuple(BITS)
+    return tuple(bits for bits in BITS if not bits.startswith("rec"))

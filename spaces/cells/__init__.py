@@ -1,0 +1,1 @@
+"""The recurrent cells, one family a file: each a Keras layer beside its lowered form."""

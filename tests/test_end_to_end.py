@@ -1,0 +1,221 @@
+"""The way of a newcomer: a study of their own data, its front, an export; and a converter that kills its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+SPEC = """
+[study]
+trials = 9
+[task]
+data = "waves.npz"
+[baseline]
+architecture = { cell = "lstm", units = 8 }
+[space]
+cell = ["gru"]
+units = [8, 16, 8]
+bits = [32, 8, "full8"]
+lowering = ["loop"]
+steps = [1, 4]
+learning_rate = [1e-2]
+[objectives]
+quality = {}
+latency = { max_processes = 2, min_processes = 1, max_ms = 50.0 }
+size = {}
+[training]
+epochs = 4
+[search]
+sampler = "random"
+trial_timeout = "5m"
+"""
+
+
+def brisk(*arguments: str, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The installed command, as a person calls it, from another folder than the checkout."""
+    command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
+    environment = {**os.environ, "BRISK_HOME": str(home / "home")}
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=check, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a spec, and a home in which the spec's study has been run to its end."""
+    folder = tmp_path_factory.mktemp("waves")
+    rng = np.random.default_rng(0)
+    slow = rng.integers(0, 2, 240)
+    phase = rng.uniform(0, 6, (240, 1))
+    steps = np.arange(12)[None] * np.where(slow, 0.3, 1.5)[:, None] + phase
+    x = 5.0 + 2.0 * np.stack([np.sin(steps), np.cos(steps)], axis=2) + rng.normal(0, 0.1, (240, 12, 2))
+    np.savez(folder / "waves.npz", x=x.astype(np.float32), y=np.where(slow, "slow", "fast"))
+    (folder / "waves.toml").write_text(SPEC)
+    done = brisk("run", "waves.toml", "--json", home=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "run.json").write_text(done.stdout.splitlines()[-1])
+    return folder
+
+
+def shown(study: Path) -> dict[str, Any]:
+    """The JSON of `show`."""
+    return dict(json.loads(brisk("show", "waves", "--json", home=study).stdout))
+
+
+def test_a_study_ends_with_a_front_against_its_baseline(study: Path) -> None:
+    summary = shown(study)
+    assert summary == json.loads((study / "run.json").read_text())
+    assert sum(summary["counts"].values()) == 9
+    assert summary["front"]
+    assert summary["final"]
+    for point in [summary["baseline"], *summary["front"]]:
+        assert point["quality"]["test"] is not None
+        assert point["latency_ms"]["ci"][0] <= point["latency_ms"]["median"] <= point["latency_ms"]["ci"][1]
+    assert summary["baseline"]["speedup"] == pytest.approx(1.0)
+    assert summary["baseline"]["artifact"]["exporter"] == "Keras 3, static batch, TFLite dynamic range"
+
+
+def test_a_converter_that_dies_costs_its_own_candidates_only(study: Path) -> None:
+    summary = shown(study)
+    failures = summary["failures"]
+    assert failures
+    assert all(failure["stage"] == "lower" and "SIGSEGV" in failure["reason"] for failure in failures)
+    assert summary["counts"]["failed"] == len(failures)
+    assert summary["counts"]["complete"] == 9 - len(failures)
+
+
+def test_running_a_finished_study_again_changes_nothing(study: Path) -> None:
+    before = shown(study)
+    after = json.loads(brisk("run", "waves.toml", "--json", home=study).stdout.splitlines()[-1])
+    assert after["counts"] == before["counts"]
+    assert after["front"] == before["front"]
+
+
+def test_mlflow_shows_the_study(study: Path) -> None:
+    code = (
+        "import json, mlflow, pathlib\n"
+        "client = mlflow.MlflowClient('sqlite:///' + str(pathlib.Path('home/mlflow.db').resolve()))\n"
+        "runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=100)\n"
+        "print(json.dumps([dict(r.data.tags) for r in runs]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=study, capture_output=True, text=True, check=True)
+    tags = json.loads(done.stdout.splitlines()[-1])
+    trials = [tag for tag in tags if tag.get("brisk.kind") == "trial"]
+    front = {str(point["trial"]) for point in shown(study)["front"]}
+    assert len(trials) == 9 + 1  # and the baseline
+    assert {tag["brisk.trial"] for tag in trials if tag["brisk.pareto"] == "true"} == front
+
+
+def test_pick_names_the_fastest(study: Path) -> None:
+    point = json.loads(brisk("pick", "waves", "fastest", "--json", home=study).stdout)
+    assert point["latency_ms"]["median"] == min(p["latency_ms"]["median"] for p in shown(study)["front"])
+
+
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [
+        ("tflite", "model.tflite"),
+        ("keras", "model.keras"),
+        ("savedmodel", "saved_model/saved_model.pb"),
+        ("tfserving", "models/waves/1/saved_model.pb"),
+    ],
+)
+def test_an_export_is_verified_and_described(study: Path, form: str, file: str) -> None:
+    out = study / f"out-{form}"
+    brisk("export", "waves", "--pick", "best", "--to", form, "--out", str(out), home=study)
+    assert (out / file).is_file()
+    assert (out / "labels.txt").read_text().split() == ["fast", "slow"]
+    card = json.loads((out / "model.json").read_text())
+    assert card["input"]["shape"][1:] == [12, 2]
+    assert card["verification"]["rows"] > 0
+    assert card["quality"]["test_stderr"] is not None
+    assert len(card["normalisation"]["mean"]) == 2
+    assert {path.name for path in out.iterdir()} - {Path(file).parts[0]} <= {
+        "README.md",
+        "model.json",
+        "labels.txt",
+        "model.config",
+    }
+
+
+def test_the_five_lines_of_the_card_call_the_model(study: Path) -> None:
+    out = study / "out-lines"
+    brisk("export", "waves", "--to", "tflite", "--out", str(out), home=study)
+    lines = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S)
+    assert lines
+    batch = json.loads((out / "model.json").read_text())["input"]["shape"][0]
+    given = f"import numpy\nx = numpy.load('../waves.npz')['x'][:{batch}]\n"
+    code = given + lines[1] + f"\nassert abs(y.sum() - {batch}) < 1e-3"
+    subprocess.run([sys.executable, "-c", code], cwd=out, check=True, capture_output=True)
+
+
+def test_an_export_never_overwrites_by_itself(study: Path) -> None:
+    (study / "taken").mkdir(exist_ok=True)
+    (study / "taken" / "mine.txt").write_text("keep")
+    done = brisk("export", "waves", "--to", "tflite", "--out", "taken", home=study, check=False)
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert (study / "taken" / "mine.txt").read_text() == "keep"
+
+
+def test_an_export_that_does_not_verify_is_not_left(study: Path) -> None:
+    point = json.loads(brisk("pick", "waves", "best", "--json", home=study).stdout)
+    artifact = study / "home" / "cache" / "artifacts" / f"{point['artifact']['sha256']}.tflite"
+    others = [path for path in artifact.parent.glob("*.tflite") if path != artifact]
+    kept = artifact.read_bytes()
+    artifact.write_bytes(max(others, key=lambda path: path.stat().st_size).read_bytes())
+    try:
+        done = brisk("export", "waves", "--pick", "best", "--to", "tflite", "--out", "bad", home=study, check=False)
+    finally:
+        artifact.write_bytes(kept)
+    assert done.returncode == 4, done.stderr
+    assert "Nothing was left" in done.stderr
+    assert not (study / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "nosuch"), "no such preset"),
+        (("run", "waves.toml", "--set", "study.trails=3"), "did you mean 'trials'"),
+        (("run", "waves.toml", "--set", "training.epochs=5"), "another plan"),
+        (("show", "wave"), "did you mean 'waves'"),
+        (("pick", "waves", "quickest"), "knee, fastest, best"),
+        (("export", "waves", "--to", "onnx", "--out", "x"), "no such form"),
+        (("export", "waves", "--trial", "999", "--to", "tflite", "--out", "x"), "no such trial"),
+        (("measure", "missing.tflite"), "missing.tflite"),
+    ],
+)
+def test_wrong_input_ends_with_one_paragraph(study: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = brisk(*arguments, home=study, check=False)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_keeps_everything_and_a_second_run_goes_on(tmp_path: Path) -> None:
+    arguments = ["run", "digits-rows", "--rehearse", "--trials", "60", "--home", str(tmp_path)]
+    command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr
+        for line in running.stderr:
+            if line.startswith("[5/"):
+                break
+        running.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        said = running.stderr.read()
+        assert running.wait(timeout=60) == 130
+        assert time.monotonic() - started < 30
+    assert "kept" in said
+    assert "Traceback" not in said
+    again = brisk(*arguments, "--json", home=tmp_path)
+    assert sum(json.loads(again.stdout.splitlines()[-1])["counts"].values()) == 60

@@ -1,0 +1,87 @@
+"""`brisk measure` on files of every kind, and what it says of files that are none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.measure import check_model, measure_models, measured
+from objectives.latency.devices.local import REFERENCE
+from objectives.outcome import Conditions
+from spaces.errors import ModelError
+
+
+def test_rows_compare_with_the_fastest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = tmp_path / "small.tflite", tmp_path / "large.tflite"
+    content = REFERENCE.read_bytes()
+    small.write_bytes(content)
+    large.write_bytes(content + bytes(len(content)))
+    report = measure_models([large, small, small], device="fake", as_json=True)
+    assert json.loads(capsys.readouterr().out) == report
+    slow, fast, same = report["models"]
+    assert [row["model"] for row in report["models"]] == [str(large), str(small), str(small)]
+    assert slow["times_fastest"] == pytest.approx(
+        (3 + 4 * len(content) / 1000) / (3 + 2 * len(content) / 1000), rel=0.02
+    )
+    assert not slow["ties_with_fastest"]
+    assert fast["ties_with_fastest"]
+    assert same["ties_with_fastest"]
+    assert fast["throughput_per_s"] == pytest.approx(1000 / fast["latency_ms"]["median"])
+    assert set(fast["latency_ms"]) >= {"median", "ci", "converged", "scenario", "batch", "threads", "device"}
+
+
+def test_the_table_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+    measure_models([REFERENCE, REFERENCE], device="fake", scenario="paced:10ms")
+    said = capsys.readouterr().out
+    assert "fake, paced:10ms, 1 thread, batch 1" in said
+    assert said.count("reference.tflite") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("absent.tflite", None, "there is no model at"),
+        ("notes.txt", b"hello", r"must end in \.tflite, \.keras"),
+        ("broken.tflite", b"hello, world", "must have b'TFL3' at byte 4, but got b'o, w'"),
+        ("broken.keras", b"hello", "must have b'PK' at byte 0"),
+        ("broken.h5", b"", "damaged or misnamed"),
+    ],
+)
+def test_what_is_no_model_is_refused(name: str, content: bytes | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        check_model(path)
+
+
+def test_a_folder_must_be_a_savedmodel(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"without saved_model\.pb"):
+        check_model(tmp_path)
+
+
+def test_where_no_model_can_be_run_the_first_reason_is_given(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(REFERENCE.read_bytes()[:2000])
+    with pytest.raises(ModelError, match=r"no model could be measured; .*broken\.tflite"):
+        measured([broken], "local", Conditions(max_processes=1, min_processes=1, timeout_s=1))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries that save the models
+def test_keras_files_and_savedmodels_are_measured_beside_tflite(tmp_path: Path) -> None:
+    from spaces.backend import keras, keras3, tf
+
+    files = [tmp_path / name for name in ("two.h5", "three.keras", "saved", "copy.tflite")]
+    for version, path in ((keras, files[0]), (keras3(), files[1])):
+        model = version.Sequential([version.Input((6, 3)), version.layers.GRU(4), version.layers.Dense(2)])
+        model.save(path)
+    tf.saved_model.save(keras.models.load_model(files[0], compile=False), str(files[2]))
+    shutil.copy(REFERENCE, files[3])
+    report = measured(files, "local", Conditions(batch=3, min_processes=1, max_processes=1, timeout_s=10))
+    rows = report["models"]
+    assert [row.get("failed") for row in rows] == [None] * 4
+    assert [row["latency_ms"]["batch"] for row in rows] == [3, 3, 3, 1]
+    assert all(row["latency_ms"]["median"] > 0.01 for row in rows)

@@ -1,0 +1,187 @@
+import io
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from sample_study import STOCK, outcome, study
+
+from experiments import report
+from experiments.progress import Progress, told_line
+from spaces.record import to_json
+
+
+def written(summary, width=120, **kinds):
+    out = io.StringIO()
+    report.write(summary, Console(file=out, width=width, highlight=False, **kinds))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [56, 80, 100, 120, 200])
+def test_no_line_is_wider_than_the_window_and_no_figure_is_cut(width):
+    summary, _ = study(24)
+    lines = written(summary, width).splitlines()
+    assert max(map(len, lines)) <= max(width, 66)
+    text = "\n".join(lines)
+    assert "…" not in text
+    for point in summary["front"]:
+        assert report.latency(point["latency_ms"]) in text
+        assert report.quality(point["quality"]) in text
+    assert "brisk export digits --pick knee --to tflite --out DIR" in text
+
+
+def test_the_baseline_comes_first_and_names_its_exporter_then_the_fastest():
+    summary, _ = study(24)
+    lines = written({**summary, "front": summary["front"][::-1]}).splitlines()
+    assert STOCK in lines[0]
+    head = next(index for index, line in enumerate(lines) if line.lstrip().startswith("trial"))
+    assert lines[head + 1].split()[0] == "base"
+    trials = [int(line.split()[0]) for line in lines[head + 2 : head + 2 + len(summary["front"])]]
+    assert trials == [point["trial"] for point in summary["front"]]
+
+
+def test_a_stream_that_is_no_terminal_gets_no_control_codes_and_one_without_utf8_gets_ascii(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    summary, _ = study(24)
+    for encoding in ("utf-8", "ascii", "latin-1"):
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding=encoding)
+        report.write(summary, report.console(stream))
+        stream.flush()
+        text = raw.getvalue().decode(encoding)
+        assert "\x1b" not in text
+        assert text.isascii() == (encoding != "utf-8")
+
+
+def test_no_color_is_heeded(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", written(study(24)[0], force_terminal=True))
+
+
+def test_a_study_with_nothing_to_show_says_what_to_do():
+    summary, _ = study(1, baseline=False)
+    assert "loosen a bound" in written(summary)
+    summary["counts"]["running"] = 1
+    assert "loosen" not in written(summary)
+
+
+def test_failures_of_a_kind_are_told_once():
+    failures = [{"trial": n, "stage": "lower", "reason": "signal\n11"} for n in range(12)]
+    failures.append({"trial": 99, "stage": "train", "reason": "out of memory"})
+    first, second = report.failure_lines(failures)
+    assert first == "12 failed at lower: signal 11 (trials 0, 1, 2, 3, 4, 5, 6, 7…)"
+    assert second == "1 failed at train: out of memory (trial 99)"
+
+
+def bits_of(asked, realised):
+    return report.bits({"genotype": {"deployment": {"bits": asked}}, "artifact": {"realised_bits": realised}})
+
+
+def test_a_bit_width_that_became_another_says_so():
+    assert bits_of("8", {"input": 8, "recurrent": 8, "head": 32}) == "8"
+    assert bits_of("8", {"input": 32, "recurrent": 32, "head": 32}) == "8→32"
+    assert bits_of("rec4", {"input": 8, "recurrent": 8, "head": 32}) == "rec4→rec 8"
+    assert bits_of("rec8", {"input": 32, "recurrent": 8}) == "rec8"
+    assert bits_of("mine", {"input": 3}) == "mine"
+
+
+def test_a_figure_that_did_not_converge_or_is_not_trusted_is_marked():
+    measured = {"median": 0.2, "ci": [0.19, 0.22], "converged": True}
+    assert report.latency(measured) == "0.200 ±10.0%"
+    assert report.latency({**measured, "converged": False}).startswith("~")
+    summary, _ = study(4)
+    summary["front"][0]["latency_ms"] |= {"trusted": False, "why": "the clock is coarse"}
+    assert "! not to be relied on: the clock is coarse" in written(summary)
+
+
+@given(st.floats(1e-4, 1e5))
+def test_numbers_keep_three_digits_and_have_no_exponent(value):
+    text = report.number(value)
+    assert "e" not in text
+    if value >= 0.01:
+        assert float(text) == pytest.approx(value, rel=6e-3)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.7, "1 min 00 s"), (231, "3 min 51 s"), (7500, "2 h 05 min")]
+)
+def test_durations(seconds, text):
+    assert report.duration(seconds) == text
+
+
+# A running study ------------------------------------------------------------------------------------------------------
+
+
+def events(trials=6):
+    """What `search.drive` tells of a study with one lane."""
+    _, outcomes = study(trials)
+    for number, found in outcomes:
+        place = {"lane": 0, "trials": [number], "trial": number}
+        yield {"event": "group", "genotypes": [to_json(found.genotype)], **place}
+        yield {"event": "stage", "stage": "train", "form": None, "detail": "", **place}
+        yield {"event": "epoch", "epoch": 3, "of": 30, "loss": 0.25, **place}
+        yield {"event": "told", "form": 0, "outcome": to_json(found), "counts": {}, **place}
+    yield {"event": "warning", "text": "the test figures are missing"}
+
+
+def test_without_a_terminal_there_is_one_line_for_each_outcome():
+    out = io.StringIO()
+    with Progress(stream=out, trials=6) as progress:
+        for event in events():
+            progress(event)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("[0/6] baseline complete: lstm 128")
+    assert lines[5] == "[5/6] trial 5 failed: gru 96 fs2 · rec8 · loop/4 at lower: the converter ended with signal 11"
+    assert lines[6] == "warning: the test figures are missing"
+
+
+@pytest.mark.parametrize("width", [20, 80, 120])
+def test_the_display_shows_what_runs_what_is_done_and_the_best(width):
+    out = io.StringIO()
+    progress = Progress(True, stream=io.StringIO(), trials=20, timeout_s=600)
+    for event in events():
+        progress(event)
+    screen = Console(file=out, width=width)
+    screen.print(progress._render())
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    if width >= 80:
+        assert "train" in text
+        assert "epoch 3/30" in text
+        assert "trials 5/20: 4 complete, 1 failed" in text
+        assert "latency 0.0279 ms" in text
+        assert "left" in text
+
+
+class Gone(io.StringIO):
+    """A terminal whose reader went away."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("tty", [True, False])
+def test_a_reader_that_went_away_does_not_stop_the_study(tty):
+    with Progress(tty, stream=Gone(), trials=3) as progress:
+        for event in events(3):
+            progress(event)
+
+
+def test_a_closed_stream_and_odd_events_do_not_stop_the_study():
+    out = io.StringIO()
+    progress = Progress(False, stream=out)
+    out.close()
+    progress.told(1, outcome(1))
+    progress({"event": "something new"})
+    progress({})
+
+
+def test_a_reason_of_many_lines_stays_on_one():
+    assert "\n" not in told_line(5, outcome(5, state="failed"))

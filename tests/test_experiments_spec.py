@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.spec import Spec, presets, read
+from experiments.table import Place, duration_s
+from objectives.outcome import Conditions
+from search.history import Plan
+from spaces.errors import SpecError
+from spaces.genotype import Architecture, Deployment, Training
+from spaces.record import from_json, to_json
+from spaces.space import Space
+
+TWO = "[objectives]\nquality = {}\nlatency = {}\n"
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    """Reads a spec of the text given."""
+
+    def read_text(text: str, *sets: str) -> Spec:
+        (tmp_path / "mine.toml").write_text(text)
+        return read(str(tmp_path / "mine.toml"), sets)
+
+    return read_text
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-rows", "adding", "parity"])
+def test_presets_are_specs_and_come_back_from_json(name: str) -> None:
+    spec = read(name)
+    assert spec.study.name == name
+    assert spec.baseline is not None
+    assert from_json(Spec, json.loads(json.dumps(to_json(spec)))) == spec
+    assert from_json(Plan, to_json(spec.plan("home"))).differences(spec.plan("elsewhere")) == []
+
+
+def test_the_presets_are_those_shipped() -> None:
+    assert {"digits", "digits-rows", "adding", "parity"} <= set(presets())
+
+
+def test_the_baseline_of_digits_is_what_people_export_today() -> None:
+    genotype = read("digits").plan("home").baseline
+    assert genotype is not None
+    assert (genotype.architecture.cell, genotype.architecture.units) == ("lstm", 128)
+    assert genotype.deployment == Deployment("keras", 1, "8", 1)
+
+
+def test_everything_has_a_default_but_the_objectives(written: Any, tmp_path: Path) -> None:
+    spec = written(TWO)
+    assert spec.study.name == "mine"
+    assert spec.space == Space()
+    assert spec.objectives.names == ("quality", "latency")
+    assert spec.objectives.bounds == {}
+    assert spec.baseline is None
+    assert spec.root == str(tmp_path)
+
+
+def test_a_bench_is_what_the_spec_says(written: Any) -> None:
+    spec = written(
+        """
+        [study]
+        seed = 7
+        [task]
+        data = "digits-rows"
+        [baseline]
+        architecture = { cell = "gru", units = 64 }
+        training = { learning_rate = 0.01 }
+        deployment = { lowering = "loop", steps = 4 }
+        teacher = true
+        [objectives]
+        quality = { max_error = 0.1 }
+        latency = { device = "fake", scenario = "paced:10ms", threads = 2, max_ms = 0.5, timeout = "1m" }
+        size = { max_kb = 50 }
+        [training]
+        distillation = [0, 0.5]
+        """
+    )
+    bench = spec.bench("/home/me")
+    assert bench.bounds == {"quality": 0.1, "latency": 0.5, "size": 50.0}
+    assert (bench.device, bench.seed, bench.home) == ("fake", 7, "/home/me")
+    assert bench.conditions == Conditions(scenario="paced:10ms", threads=2, timeout_s=60.0)
+    assert bench.teacher is not None
+    assert bench.teacher.architecture == Architecture("gru", 64)
+    assert bench.teacher.training == Training(0.01)
+    assert bench.teacher.deployment == Deployment("loop", 4)
+    assert bench.training.distillation == (0.0, 0.5)
+
+
+def test_a_cell_that_keras_lacks_is_served_by_its_own_lowering(written: Any) -> None:
+    spec = written(TWO + '[baseline]\narchitecture = { cell = "mingru", units = 64 }')
+    assert spec.baseline.genotype.deployment == Deployment("scan")
+
+
+def test_lists_of_one_and_bits_may_be_written_plainly(written: Any) -> None:
+    spec = written(TWO + '[space]\ncell = "gru"\nunits = 32\nbits = [32, 8, "rec8"]\nlearning_rate = 1\n')
+    assert spec.space.cell == ("gru",)
+    assert spec.space.units == (32,)
+    assert spec.space.bits == ("32", "8", "rec8")
+    assert spec.space.learning_rate == (1.0,)
+
+
+def test_set_overrides_and_adds(written: Any) -> None:
+    spec = written(
+        TWO + "[study]\ntrials = 5\n",
+        "study.trials=9",
+        "study.timeout=1h30m",
+        "space.cell=gru",
+        "space.bits=[32, 'rec8']",
+        "objectives.size={ max_kb = 9 }",
+        "objectives.latency.max_ms=0.25",
+        "study.name = from-here",
+    )
+    assert (spec.study.trials, spec.study.timeout_s, spec.study.name) == (9, 5400.0, "from-here")
+    assert (spec.space.cell, spec.space.bits) == (("gru",), ("32", "rec8"))
+    assert spec.objectives.bounds == {"latency": 0.25, "size": 9.0}
+
+
+def test_what_a_study_may_change_when_it_goes_on(written: Any) -> None:
+    plan = written(TWO).plan("home")
+    for item in ("study.trials=9", "study.timeout=9s", "study.workers=2", "search.trial_timeout=9s"):
+        assert written(TWO, item).plan("other").key == plan.key
+    for item in ("study.seed=1", "space.layers=2", "training.epochs=9", "objectives.size={}", "task.data=adding"):
+        changed = written(TWO, item).plan("home")
+        assert changed.key != plan.key
+        assert len(plan.differences(changed)) >= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 99), st.sampled_from("smh"))
+def test_durations(count: int, unit: str) -> None:
+    seconds = count * {"s": 1, "m": 60, "h": 3600}[unit]
+    assert duration_s(f"{count}{unit}", Place("f")) == seconds
+    assert duration_s(f"1h{count}s", Place("f")) == 3600 + count
+
+
+@pytest.mark.parametrize("wrong", ["", "20", 20, "20 m", "m", "1d", "0s", "-5s", True, "5s later"])
+def test_what_is_no_duration(wrong: Any) -> None:
+    with pytest.raises(SpecError, match=r'f: study.timeout: got .*; give a duration such as "90s", "20m" or "1h30m"'):
+        duration_s(wrong, Place("f", "study.timeout"))
+
+
+BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # Names and types
+        ("[study]\ntrails = 5\n" + TWO, r"study\.trails: there is no such key; did you mean 'trials'\?"),
+        ("[studdy]\n" + TWO, r"studdy: there is no such key; did you mean 'study'\?"),
+        ("[objectives]\nquality = {}\nlatncy = {}", r"objectives\.latncy: .* did you mean 'latency'\?"),
+        ("[objectives]\nquality = {}\nlatency = { max_mss = 1 }", r"objectives\.latency\.max_mss: .* 'max_ms'\?"),
+        ("[study]\ntrials = 'many'\n" + TWO, r"study\.trials: got 'many'; give a whole number"),
+        ("[study]\ntrials = 1.5\n" + TWO, r"study\.trials: got 1\.5; give a whole number"),
+        ("[study]\ntrials = true\n" + TWO, r"study\.trials: got True; give a whole number"),
+        ("[study]\nname = 5\n" + TWO, r"study\.name: got 5; give text in quotes"),
+        ("[space]\nlayers = [1, 'two']\n" + TWO, r"space\.layers: got \[1, 'two'\]; give a whole number"),
+        ("[space]\nbidirectional = 'yes'\n" + TWO, r"space\.bidirectional: got 'yes'; give true or false"),
+        ("[task]\nsplits = [0.5, 0.5]\n" + TWO, r"task\.splits: got \[0\.5, 0\.5\]; give more values"),
+        ("study = 5\n" + TWO, r"study: got 5; it must be a table of keys"),
+        ("[baseline]\nteacher = true\n" + TWO, r"baseline\.architecture: is missing; give it"),
+        ("[baseline]\narchitecture = { cell = 'gru' }\n" + TWO, r"baseline\.architecture\.units: is missing"),
+        ("[study]\ntrials = = 5", r"mine\.toml: is not TOML: .*line 2"),
+        # Not yet
+        (
+            "[baseline]\nmodel = 'my.keras'\n" + TWO,
+            r"baseline\.model: got 'my\.keras'; .* arrives with `brisk rewrite`",
+        ),
+        ("[space]\nhypermodel = 'm:f'\n" + TWO, r"space\.hypermodel: got 'm:f'; .* not searched yet"),
+        ("[objectives]\nquality = {}\nlatency = { batch = 8 }", r"latency\.batch: got 8; .* set space\.batch instead"),
+        ("[space]\ncell = ['my.cells:Cell']\n" + TWO, r"space\.cell: got 'my\.cells:Cell'; cells of your own are not"),
+        # Single values
+        ("[study]\ntrials = 0\n" + TWO, r"study\.trials: got 0; it must lie from 1 to 100000"),
+        ("[study]\nname = 'a b'\n" + TWO, r"study\.name: got 'a b'; use letters, digits"),
+        ("[study]\ntimeout = 20\n" + TWO, r"study\.timeout: got 20; give a duration"),
+        ("[task]\nkind = 'clasification'\n" + TWO, r"task\.kind: got 'clasification'; did you mean 'classification'\?"),
+        ("[task]\nmetric = 'f1'\n" + TWO, r"task\.metric: got 'f1'; classification is judged by 'accuracy'"),
+        ("[task]\nsplits = [0.6, 0.2, 0.3]\n" + TWO, r"task\.splits: got \[0\.6, 0\.2, 0\.3\]; give three shares"),
+        ("[task]\ntargets = 'y.npy'\n" + TWO, r"task\.targets: got 'y\.npy', but data = 'digits-rows' holds its own"),
+        ("[task]\nsamples = 50\n" + TWO, r"task\.samples: got 50; only adding and parity are generated"),
+        ("[training]\nclipnorm = nan\n" + TWO, r"training\.clipnorm: got nan; it must lie from"),
+        ("[storage]\noptuna = 'study.db'\n" + TWO, r"storage\.optuna: got 'study\.db'; give a URL"),
+        ("[space]\nbits = [32, 'rec9']\n" + TWO, r"space\.bits: got 'rec9'; did you mean 'rec"),
+        ("[space]\nunits = [64, 8]\n" + TWO, r"space\.units: got \[64, 8\], where low exceeds high"),
+        # What does not fit together
+        ("", r"objectives: got none; name two or more of quality, latency, size, memory"),
+        ("[objectives]\nquality = {}", r"objectives: got quality; name two or more of"),
+        (
+            "[objectives]\nquality = {}\nlatency = { device = 'locl' }",
+            r"latency\.device: got 'locl'; did you mean 'local'",
+        ),
+        (
+            "[objectives]\nquality = {}\nlatency = { scenario = 'paced:fast' }",
+            r"latency\.scenario: .*'paced:fast'.*10ms",
+        ),
+        ("[objectives]\nquality = {}\nlatency = { max_ms = 0 }", r"latency\.max_ms: got 0\.0; it must lie from 1e-06"),
+        (
+            "[objectives]\nquality = {}\nlatency = { min_processes = 9 }",
+            r"min_processes: got 9, more than max_processes",
+        ),
+        (
+            "[task]\nkind = 'tagging'\n[space]\nframe_stack = 4\n" + TWO,
+            r"space\.frame_stack: got \[4\]; tagging answers",
+        ),
+        (BASELINE + "deployment = { bits = 'rec9' }\n" + TWO, r"baseline\.deployment\.bits: got 'rec9'; did you mean"),
+        (
+            BASELINE + "deployment = { lowering = 'scan' }\n" + TWO,
+            r"baseline\.deployment\.lowering: .* loop or keras only",
+        ),
+        (
+            BASELINE + "training = { distillation = 0.5 }\n" + TWO,
+            r"baseline\.training\.distillation: .* has no teacher",
+        ),
+        (
+            "[baseline]\narchitecture = { cell = 'lsm', units = 8 }\n" + TWO,
+            r"architecture\.cell: got 'lsm'; did you .* 'lstm'",
+        ),
+        ("[training]\ndistillation = [0, 1.5]\n" + TWO, r"training\.distillation: got \[0\.0, 1\.5\]; name shares of"),
+        (
+            "[training]\ndistillation = 0.5\n" + TWO,
+            r"training\.distillation: .* nothing teaches; set baseline\.teacher = true",
+        ),
+        (BASELINE + "[training]\ndistillation = 0.5\n" + TWO, r"training\.distillation: .* nothing teaches"),
+    ],
+)
+def test_every_error_says_file_key_value_and_remedy(written: Any, text: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words) as caught:
+        written(text)
+    assert "mine.toml: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ("study.trials", "--set: got 'study.trials'; write table.key=value, for instance study.trials=20"),
+        ("trials=5", "--set: got 'trials=5'; write table.key=value"),
+        ("study..trials=5", "--set: got 'study..trials=5'; write"),
+        ("study.trials.more=5", "but trials is a value and no table; set it as a whole"),
+        ("study.trials=many", "--set: study.trials: got 'many'; give a whole number"),
+        ("study.trals=5", r"--set: study.trals: there is no such key; did you mean 'trials'\?"),
+        ("space.bits=rec9", "--set: space.bits: got 'rec9'"),
+    ],
+)
+def test_an_override_that_is_wrong_is_told_as_such(written: Any, item: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        written("[study]\ntrials = 5\n" + TWO, item)
+
+
+def test_a_duration_of_the_command_line_is_told_by_its_option() -> None:
+    with pytest.raises(SpecError, match=r"^--timeout: got 'soon'; give a duration"):
+        duration_s("soon", Place("--timeout"))
+
+
+def test_a_spec_that_is_nowhere() -> None:
+    with pytest.raises(SpecError, match=r"digit: there is no such file and no such preset; did you mean 'digits'\?"):
+        read("digit")

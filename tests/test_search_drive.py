@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rehearsed import drive_and_die, plan
+
+from objectives.outcome import Outcome
+from search import history
+from search.drive import Limits, drive, finish, shares
+from search.study import Study
+from search.summary import summarise
+from spaces.errors import StudyError
+from spaces.space import Space
+
+PRELOAD = [
+    "search.drive",
+    "objectives.rehearsal",
+    "optuna.storages._rdb.storage",
+    "alembic.command",
+    "sqlalchemy.orm",
+]
+TRIALS, DEATHS, SEED = 9, 3, 11
+
+
+def driven(home: Path, limits: Limits, **changes: Any) -> tuple[str, list[dict[str, Any]]]:
+    heard: list[dict[str, Any]] = []
+    with Study.start(home, "s", plan(home, **changes)) as study:
+        return drive(study, limits, heard.append), heard
+
+
+def test_a_study_from_start_to_end(tmp_path: Path) -> None:
+    heard: list[dict[str, Any]] = []
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+        assert drive(study, Limits(trials=10), heard.append) == "trials"
+        assert not summarise(study)["final"]
+        finish(study, heard.append)
+        summary = summarise(study)
+    groups = [event for event in heard if event["event"] == "group"]
+    assert groups[0]["trials"] == ["baseline"]
+    told = [event["trial"] for event in heard if event["event"] == "told"]
+    assert sorted(told[1:]) == list(range(10))
+    assert summary["counts"] == {"complete": 10, "infeasible": 0, "stopped": 0, "failed": 0, "running": 0}
+    assert summary["final"]
+    assert all(point["quality"]["test"] is not None for point in (summary["baseline"], *summary["front"]))
+    assert summary["ended"] == "trials"
+
+
+def test_a_fault_fails_its_candidate_and_nothing_else(tmp_path: Path) -> None:
+    """Five forms of one model: a crash, an endless loop, an endless hunger, an error, and one that is well."""
+    space = Space(cell=("lstm",), bits=("32", "16", "8", "rec8", "4"), lowering=("loop",), steps=(1,))
+    faults = {"crash": "quantize:8", "hang": "lower:rec8", "eat": "quality:4", "raise": "quantize:16"}
+    limits = Limits(trials=5, group_timeout_s=5.0, memory_limit_bytes=250 * 2**20)
+    ended, heard = driven(tmp_path, limits, extra=faults, baseline=None, space=space)
+    found = history.read(tmp_path, "s").outcomes.values()
+    told = {one.genotype.deployment.bits: (one.state, one.stage, one.reason) for one in found}
+    assert ended == "trials"
+    assert told["32"] == ("complete", "", "")
+    assert told["16"] == ("failed", "quantize", "asked for by the rehearsal")
+    assert told["8"] == ("failed", "quantize", "died by signal 11 (SIGSEGV)")
+    assert told["rec8"] == ("failed", "lower", "did not end within 5 s")
+    assert told["4"][:2] == ("failed", "quality")
+    assert "over its limit of 250 MiB" in told["4"][2]
+    assert sorted(event["trial"] for event in heard if event["event"] == "told") == [0, 1, 2, 3, 4]
+
+
+def test_a_crash_in_a_shared_stage_fails_the_group(tmp_path: Path) -> None:
+    driven(tmp_path, Limits(trials=8), extra={"crash": "train:lstm"}, baseline=None)
+    outcomes = history.read(tmp_path, "s").outcomes.values()
+    by_cell = Counter((outcome.genotype.architecture.cell, outcome.state) for outcome in outcomes)
+    assert {state for cell, state in by_cell if cell == "lstm"} <= {"failed"}
+    assert {state for cell, state in by_cell if cell == "mingru"} <= {"complete"}
+    assert sum(by_cell.values()) == 8
+
+
+def test_a_failed_baseline_is_said_and_the_study_goes_on(tmp_path: Path) -> None:
+    driven(tmp_path, Limits(trials=3), extra={"crash": "lower:keras"})
+    summary = summarise(history.read(tmp_path, "s"))
+    assert summary["baseline"] is None
+    assert summary["failures"][0]["trial"] == "baseline"
+    assert summary["counts"]["complete"] == 3
+    assert summary["front"][0]["speedup"] is None
+
+
+def test_time_ends_a_study_between_groups(tmp_path: Path) -> None:
+    ended, _ = driven(tmp_path, Limits(trials=100, timeout_s=1.0), extra={"pause_s": "0.3"})
+    found = history.read(tmp_path, "s")
+    assert ended == found.ended == "timeout"
+    assert found.baseline
+    assert len(found.outcomes) < 100
+    assert not found.running
+
+
+def test_an_interrupt_keeps_everything(tmp_path: Path) -> None:
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["event"] == "stage" and event["trials"][0] != "baseline":
+            raise KeyboardInterrupt
+
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study, pytest.raises(KeyboardInterrupt):
+        drive(study, Limits(trials=6), interrupt)
+    found = history.read(tmp_path, "s")
+    assert found.ended == "interrupted"
+    assert found.baseline
+    assert len(found.running) > 0
+    assert not found.outcomes
+    assert driven(tmp_path, Limits(trials=6))[0] == "trials"
+    assert sorted(history.read(tmp_path, "s").outcomes) == list(range(6))
+
+
+def test_errors_of_the_user_reach_the_user(tmp_path: Path) -> None:
+    wrong = plan(tmp_path)
+    with Study.start(tmp_path, "s", wrong) as study:
+        study.keep_prepared({"digest": "of other data"})
+        with pytest.raises(StudyError, match="have changed"):
+            drive(study, Limits(trials=1))
+
+
+def test_cores_are_shared_out() -> None:
+    cores = shares(1)[0]
+    assert sorted(core for share in shares(len(cores)) for core in share) == cores
+    assert all(len(share) == 1 for share in shares(len(cores) + 3))
+
+
+def test_two_lanes_tell_every_trial_once(tmp_path: Path) -> None:
+    ended, heard = driven(tmp_path, Limits(trials=14, workers=2))
+    told = Counter(event["trial"] for event in heard if event["event"] == "told")
+    assert ended == "trials"
+    assert set(told.values()) == {1}
+    assert len(history.read(tmp_path, "s").outcomes) == 14
+
+
+def bare(outcome: Outcome) -> tuple[str, str]:
+    return outcome.genotype.key, outcome.state
+
+
+def test_killed_at_any_moment_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+
+    def session(home: Path, commits: int) -> int | None:
+        driver = context.Process(target=drive_and_die, args=(str(home), TRIALS, commits, 1))
+        driver.start()
+        workers: list[psutil.Process] = []
+        while driver.is_alive():
+            workers = _children(driver.pid) or workers
+            driver.join(0.05)
+        psutil.wait_procs(workers, timeout=5)
+        assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+        return driver.exitcode
+
+    assert session(undisturbed, 0) == 0
+    moments = random.Random(SEED)
+    deaths = 0
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        commits = moments.randint(2, 60) if deaths < DEATHS else 0
+        code = session(killed, commits)
+        if code == 0:
+            break
+        assert code == -9
+        deaths += 1
+    whole, resumed = history.read(undisturbed, "s"), history.read(killed, "s")
+    assert deaths == DEATHS
+    assert resumed.counts == whole.counts
+    assert resumed.duplicates == whole.duplicates
+    assert {n: bare(o) for n, o in resumed.outcomes.items()} == {n: bare(o) for n, o in whole.outcomes.items()}
+
+
+def _children(pid: int | None) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []

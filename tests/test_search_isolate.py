@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rehearsed import BASELINE, bench
+
+from search.isolate import CallFailed, Child, ChildDied
+from spaces.errors import CandidateError, SpecError
+from spaces.record import to_json
+
+PREPARE, EVALUATE = "objectives.rehearsal:prepare", "objectives.rehearsal:evaluate"
+
+
+def arguments(home: Path, **extra: str) -> dict[str, Any]:
+    return {"bench": to_json(bench(home, extra=extra)), "genotypes": [to_json(BASELINE)]}
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    made = Child(home=tmp_path, name="t", cores=[min(os.sched_getaffinity(0))], memory_limit_bytes=300 * 2**20)
+    yield made
+    made.close()
+
+
+def test_it_returns_emits_and_stays_between_calls(child: Child, tmp_path: Path) -> None:
+    heard: list[dict[str, Any]] = []
+    assert child.pid is None
+    assert child.call(EVALUATE, arguments(tmp_path), on_event=heard.append) is None
+    first = child.pid
+    assert [event["event"] for event in heard][-1] == "outcome"
+    assert heard[-1]["outcome"]["genotype"] == to_json(BASELINE)
+    assert child.call("spaces.errors:nearest", {"name": "grou", "known": ["gru", "lstm"]}) == "did you mean 'gru'?"
+    assert child.pid == first
+    assert first
+    assert psutil.Process(first).cpu_affinity() == [min(os.sched_getaffinity(0))]
+    assert os.getsid(first) == first  # a session of its own: Ctrl-C of the terminal is not for it
+
+
+def test_what_a_library_prints_stays_out_of_the_protocol(child: Child, tmp_path: Path) -> None:
+    child.call("builtins:print", {"sep": "", "end": "noise\n"})
+    assert (tmp_path / "logs" / "t.log").read_text() == "noise\n"
+
+
+def test_a_brisk_error_comes_back_as_itself(child: Child, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"device 'nope' is not known"):
+        child.call("objectives.latency.devices.device:device", {"name": "nope"})
+    with pytest.raises(CandidateError, match=r"train: asked for by the rehearsal") as caught:
+        child.call(EVALUATE, arguments(tmp_path, **{"raise": "train:*"}))
+    assert (caught.value.stage, caught.value.reason) == ("train", "asked for by the rehearsal")
+
+
+def test_any_other_error_leaves_the_child_alive(child: Child) -> None:
+    with pytest.raises(CallFailed, match=r"TypeError: .*unexpected keyword argument 'y'"):
+        child.call(PREPARE, {"y": 1})
+    alive = child.pid
+    with pytest.raises(CallFailed, match="ModuleNotFoundError"):
+        child.call("nowhere_at_all:f", {})
+    assert child.pid == alive
+
+
+def test_a_crash_is_named_and_the_next_call_gets_a_fresh_child(child: Child, tmp_path: Path) -> None:
+    with pytest.raises(ChildDied, match=r"died by signal 11 \(SIGSEGV\)") as caught:
+        child.call(EVALUATE, arguments(tmp_path, crash="quantize:8"))
+    assert caught.value.kind == "crashed"
+    with pytest.raises(ChildDied, match="ended with exit code 3"):
+        child.call("os:_exit", {"status": 3})
+    assert child.call(PREPARE, {"bench": to_json(bench(tmp_path))})["trivial_error"] == 0.9
+
+
+def test_time_and_memory_have_limits(child: Child, tmp_path: Path) -> None:
+    with pytest.raises(ChildDied, match=r"did not end within 0\.7 s") as caught:
+        child.call(EVALUATE, arguments(tmp_path, hang="train:*"), timeout_s=0.7)
+    assert caught.value.kind == "timeout"
+    with pytest.raises(ChildDied, match=r"used \d+ MiB of memory, over its limit of 300 MiB") as caught:
+        child.call(EVALUATE, arguments(tmp_path, eat="train:*"), timeout_s=30)
+    assert caught.value.kind == "memory"
+
+
+def test_close_ends_a_running_call(child: Child, tmp_path: Path) -> None:
+    threading.Timer(0.6, child.close).start()
+    started = time.monotonic()
+    with pytest.raises(ChildDied):
+        child.call(EVALUATE, arguments(tmp_path, hang="load:*"))
+    assert time.monotonic() - started < 5
+    with pytest.raises(ChildDied, match="was closed"):
+        child.call(PREPARE, {})

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import importlib.util
+
+import optuna
+import pytest
+
+from search.samplers import SAMPLERS, SeededSampler, named
+from spaces.errors import SpecError
+
+HAVE = [name for name in SAMPLERS if name != "gp" or importlib.util.find_spec("torch")]
+
+
+def half_drawn(sampler: SeededSampler, stop_after: int) -> dict[str, object]:
+    """Six told trials and one that is given up after some parameters and drawn again by another process's sampler."""
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
+    for _ in range(30):
+        trial = study.ask()
+        x, c = trial.suggest_float("x", 0, 1), trial.suggest_categorical("c", ["a", "b", "c"])
+        trial.set_constraint("bound", 0.0)
+        study.tell(trial, [x, len(c) - x])
+    trial = study.ask()
+    for name in ("x", "y")[:stop_after]:
+        trial.suggest_float(name, 0, 1)
+    again = optuna.trial.Trial(study, trial._trial_id)
+    drawn = {name: again.suggest_float(name, 0, 1) for name in ("x", "y")}
+    return drawn | {"c": again.suggest_categorical("c", ["a", "b", "c"])}
+
+
+@pytest.mark.parametrize("name", HAVE)
+def test_a_draw_does_not_depend_on_where_an_earlier_one_stopped(name: str) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    draws = [half_drawn(SeededSampler(named(name), 5), stop) for stop in (0, 1, 2)]
+    assert draws[0] == draws[1] == draws[2]
+    assert half_drawn(SeededSampler(named(name), 6), 0) != draws[0]
+
+
+def test_siblings_belong_to_the_genetic_population() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=SeededSampler(named("nsga2"), 1))
+    study.enqueue_trial({"x": 0.5})
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    study.tell(trial, [0, 0])
+    assert study.trials[0].system_attrs["NSGAIISampler:generation"] == 0
+
+
+def test_unknown_names_and_absent_packages_are_said() -> None:
+    with pytest.raises(SpecError, match=r"search.sampler: got 'tpes'; did you mean 'tpe'"):
+        named("tpes")
+    with pytest.raises(SpecError, match="cannot be imported"):
+        named("nowhere:make")
+    if importlib.util.find_spec("torch") is None:
+        with pytest.raises(SpecError, match="pip install torch"):
+            named("gp")
+
+
+def test_a_factory_of_the_users_own() -> None:
+    made = named("optuna.samplers:RandomSampler")(3)
+    assert isinstance(made, optuna.samplers.RandomSampler)

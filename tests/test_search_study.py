@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from rehearsed import BASELINE, at_commit, bench, plan
+
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Outcome
+from objectives.rehearsal import invented, prepare
+from search import history
+from search.history import database
+from search.study import Group, SpaceExhausted, Study, violations
+from spaces.errors import StudyError
+from spaces.record import to_json
+from spaces.space import Space
+
+SMALL = Space(cell=("mingru",), units=(16, 32, 16), learning_rate=(0.003,), bits=("32", "8"), lowering=("scan",))
+
+
+def started(home: Path, **changes: object) -> Study:
+    study = Study.start(home, "s", plan(home, **changes))  # type: ignore[arg-type]
+    study.keep_prepared(prepare(to_json(study.plan.bench)))
+    return study
+
+
+def tell_all(study: Study, group: Group) -> None:
+    for number, genotype in zip(group.numbers, group.genotypes, strict=True):
+        study.tell(number, invented(study.plan.bench, genotype))
+
+
+def test_a_group_is_one_model_in_every_form_and_never_more_than_the_budget(tmp_path: Path) -> None:
+    with started(tmp_path) as study:
+        group = study.next_group(100)
+        assert group
+        assert len({genotype.group for genotype in group.genotypes}) == 1
+        forms = study.plan.space.deployments(group.genotypes[0].architecture, study._signature)
+        assert {genotype.deployment for genotype in group.genotypes} == set(forms)
+        assert history.read(tmp_path, "s").running == dict(zip(group.numbers, group.genotypes, strict=True))
+        tell_all(study, group)
+        more = study.next_group(len(forms) + 1)
+        assert more
+        assert len(more.numbers) == 1
+        assert study.next_group(len(forms) + 1) is None
+
+
+def test_a_small_space_is_exhausted_and_nothing_is_tried_twice(tmp_path: Path) -> None:
+    with started(tmp_path, space=SMALL, sampler="random") as study:
+        groups = []
+        with contextlib.suppress(SpaceExhausted):
+            while group := study.next_group(100):
+                groups.append(group)
+                tell_all(study, group)
+        keys = [genotype.key for group in groups for genotype in group.genotypes]
+        assert len(keys) == len(set(keys)) == 4  # two sizes in two bit widths
+        told = study.history()
+        assert told.counts == {"complete": 4, "infeasible": 0, "stopped": 0, "failed": 0, "running": 0}
+        assert told.duplicates >= 100
+
+
+def test_what_the_sampler_learns(tmp_path: Path) -> None:
+    forms = replace(plan(tmp_path).space, cell=("lstm",), steps=(1, 2, 4))
+    with started(tmp_path, bounds={"latency": 0.05, "size": 50.0}, space=forms) as study:
+        group = study.next_group(6)
+        assert group
+        full = invented(bench(tmp_path), group.genotypes[0])
+        assert full.measurement
+        assert full.artifact
+        full = replace(full, artifact=replace(full.artifact, size_bytes=2048))
+        cases = [
+            replace(full, measurement=replace(full.measurement, median_ms=0.04)),
+            replace(full, measurement=replace(full.measurement, median_ms=0.1)),
+            replace(full, measurement=None),
+            Outcome(BASELINE, "infeasible", untrained_ms=0.2),
+            Outcome(BASELINE, "stopped"),
+            Outcome(BASELINE, "failed"),
+        ]
+        told = [study.tell(number, case) for number, case in zip(group.numbers, cases, strict=True)]
+        trials = study._optuna.trials
+    assert [outcome.state for outcome in told[:3]] == ["complete", "infeasible", "failed"]
+    assert told[1].reason == "latency 0.1 ms is over the bound of 0.05"
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "PRUNED", "FAIL"]
+    assert trials[1].constraints == {"latency": pytest.approx(1.0), "size": pytest.approx(-0.96)}
+    assert trials[3].values == [0.9, 0.2, 100.0]  # a constant's error, the measured latency, twice the bound on size
+    assert trials[3].constraints["latency"] == pytest.approx(3.0)
+    assert {tuple(sorted(trial.constraints)) for trial in trials if trial.state.name != "FAIL"} == {("latency", "size")}
+
+
+def test_violations_are_shares_of_the_bound(tmp_path: Path) -> None:
+    outcome = Outcome(BASELINE, "infeasible", untrained_ms=0.3)
+    assert violations(outcome, {"latency": 0.2, "size": 5.0}) == {"latency": pytest.approx(0.5)}
+    assert set(OBJECTIVES) >= {"latency", "size"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_half_made_groups_are_completed_by_the_next_driver(tmp_path: Path, sampler: str) -> None:
+    """Cut at every write that a group takes, the study must go on as if nothing had happened."""
+    whole = _numbered(tmp_path / "whole", sampler, cuts=[])
+    assert _numbered(tmp_path / "cut", sampler, cuts=[2, 9, 30]) == whole
+
+
+class _Cut(Exception):  # noqa: N818
+    pass
+
+
+def _cut() -> None:
+    raise _Cut
+
+
+def _numbered(home: Path, sampler: str, cuts: list[int]) -> dict[int, str]:
+    """The genotype of each trial of a study of 14, given up and started again after so many storage writes."""
+    for cut in [*cuts, 0]:
+        study = started(home, sampler=sampler)
+        with study, contextlib.suppress(_Cut), at_commit(cut, _cut):
+            while group := study.next_group(14):
+                tell_all(study, group)
+    assert len(study.outcomes) == 14
+    return {number: outcome.genotype.key for number, outcome in study.outcomes.items()}
+
+
+def test_one_driver_owns_a_study(tmp_path: Path) -> None:
+    with Study.start(tmp_path, "s", plan(tmp_path)):
+        with pytest.raises(StudyError, match=f"driven by process {os.getpid()};"):
+            Study.start(tmp_path, "s", plan(tmp_path))
+        with Study.start(tmp_path, "other", plan(tmp_path)):  # several studies may run in one home
+            assert history.names(tmp_path) == ["s", "other"]
+    Study.start(tmp_path, "s", plan(tmp_path)).close()
+
+
+def test_another_plan_or_other_data_are_refused(tmp_path: Path) -> None:
+    started(tmp_path).close()
+    with pytest.raises(StudyError, match=r"space.units was \[16, 128, 16\], is \[16, 32, 16\].*--name"):
+        Study.start(tmp_path, "s", plan(tmp_path, space=replace(plan(tmp_path).space, units=(16, 32, 16))))
+    with pytest.raises(StudyError, match=r"bench\.bounds"):
+        Study.start(tmp_path, "s", plan(tmp_path, bounds={"latency": 0.1}))
+    with pytest.raises(StudyError, match="letters, digits"):
+        Study.start(tmp_path, "a/b", plan(tmp_path))
+    moved = plan(tmp_path / "elsewhere", root="elsewhere", sampler="random")  # none of which makes another study
+    with (
+        Study.start(tmp_path, "s", moved) as study,
+        pytest.raises(StudyError, match="the data of study 's' have changed"),
+    ):
+        study.keep_prepared({**study.prepared, "digest": "other"})
+
+
+def test_reading_needs_no_optuna_and_says_what_it_does_not_find(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="there is no study in"):
+        history.read(tmp_path, "s")
+    assert history.names(tmp_path) == []
+    with started(tmp_path) as study:
+        group = study.next_group(20)
+        assert group
+        tell_all(study, group)
+        study.keep_baseline(invented(study.plan.bench, BASELINE))
+        study.keep_final({"baseline": invented(study.plan.bench, BASELINE), 0: study.outcomes[0]})
+        assert history.read(tmp_path, "s") == study.history()
+        assert history.read(tmp_path, "s").finals.keys() == {"baseline", 0}
+        group = study.next_group(20)
+        assert group
+        study.tell(group.numbers[0], invented(study.plan.bench, group.genotypes[0]))
+        assert history.read(tmp_path, "s").finals == {}  # figures of a study that has gone on since
+    with pytest.raises(StudyError, match=r"there is no study 't' in .*known names: s"):
+        history.read(tmp_path, "t")
+    reading = f"from search import history; history.read(pathlib.Path({str(tmp_path)!r}), 's')"
+    code = f"import pathlib, sys; {reading}; print('optuna' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_study_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database(tmp_path)}")
+    optuna.create_study(storage=storage, study_name="s", directions=["minimize"] * 3).ask()
+    storage.remove_session()
+    storage.engine.dispose()
+    with pytest.raises(StudyError, match="brisk did not make"):
+        Study.start(tmp_path, "s", plan(tmp_path))
+    with pytest.raises(StudyError, match="not made by brisk"):
+        history.read(tmp_path, "s")

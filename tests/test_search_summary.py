@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rehearsed import BASELINE, plan
+
+from objectives.outcome import Outcome
+from objectives.rehearsal import invented, prepare
+from search.history import History
+from search.summary import front_of, nearest_miss, reference_of, summarise
+from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.record import to_json
+
+
+def outcome(home: Path, units: int, error: float, latency_ms: float, size_kb: int, batch: int = 1) -> Outcome:
+    genotype = Genotype(Architecture("gru", units), Training(), Deployment("loop", 4, "32", batch))
+    made = invented(plan(home).bench, genotype)
+    assert made.quality
+    assert made.measurement
+    assert made.artifact
+    return replace(
+        made,
+        quality=replace(made.quality, validation=1 - error, error=error),
+        measurement=replace(made.measurement, median_ms=latency_ms),
+        artifact=replace(made.artifact, size_bytes=size_kb * 1024),
+        seconds={"train": 2.0, "lower": 0.5, "measure": 1.0},
+    )
+
+
+def study(home: Path, outcomes: dict[int, Outcome], *, baseline: bool = True, **more: Any) -> History:
+    bounds = more.pop("bounds", {})
+    made = plan(home, bounds=bounds)
+    return History(
+        name="s",
+        plan=made,
+        prepared=prepare(to_json(made.bench)),
+        baseline=outcome(home, 128, 0.04, 4.0, 100) if baseline else None,
+        outcomes=outcomes,
+        running=more.pop("running", {}),
+        duplicates=0,
+        finals=more.pop("finals", {}),
+        wall_s=more.pop("wall_s", 20.0),
+        lanes=1,
+        seconds={},
+        ended="",
+    )
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> dict[int, Outcome]:
+    return {
+        0: outcome(tmp_path, 16, 0.10, 0.40, 10),
+        1: outcome(tmp_path, 32, 0.05, 1.00, 20),
+        2: outcome(tmp_path, 48, 0.06, 1.20, 30),  # dominated by 1
+        3: Outcome(BASELINE, "failed", stage="lower", reason="died by signal 11 (SIGSEGV)"),
+        4: Outcome(BASELINE, "infeasible", untrained_ms=9.0, reason="latency 9 ms is over the bound of 5"),
+    }
+
+
+def test_it_is_the_json_of_the_contract(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    found = summarise(study(tmp_path, four, running={5: BASELINE}))
+    assert json.loads(json.dumps(found)) == found
+    wanted = {"study", "task", "counts", "failures", "hypervolume", "wall_s", "baseline", "front"}
+    assert wanted <= found.keys()
+    assert found["counts"] == {"complete": 3, "infeasible": 1, "stopped": 0, "failed": 1, "running": 1}
+    assert found["failures"] == [{"trial": 3, "stage": "lower", "reason": "died by signal 11 (SIGSEGV)"}]
+    assert [point["trial"] for point in found["front"]] == [0, 1]
+    fast = found["front"][0]
+    assert fast["speedup"] == pytest.approx(10)
+    assert fast["drop"] == pytest.approx(0.06)
+    assert fast["throughput_per_s"] == pytest.approx(2500)
+    assert fast["genotype"]["architecture"]["units"] == 16
+    assert {"median", "ci", "converged", "scenario", "batch", "threads", "device"} <= fast["latency_ms"].keys()
+    assert {"metric", "validation", "test", "test_stderr"} <= fast["quality"].keys()
+    assert {"format", "sha256", "realised_bits", "exporter"} <= fast["artifact"].keys()
+    assert (found["baseline"]["trial"], found["baseline"]["speedup"], found["baseline"]["drop"]) == ("baseline", 1, 0)
+    assert {point.keys() == found["baseline"].keys() for point in found["front"]} == {True}
+
+
+def test_hypervolume_is_a_share_of_the_box(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    """By hand: the corner is a constant's error (0.9), the baseline's latency (4 ms) and size (100 KiB)."""
+    history = study(tmp_path, {0: four[0]})
+    assert reference_of(history) == {"quality": 0.9, "latency": 4.0, "size": 100.0}
+    assert summarise(history)["hypervolume"] == pytest.approx((0.8 / 0.9) * (3.6 / 4) * (90 / 100))
+    assert summarise(study(tmp_path, {}))["hypervolume"] == 0
+
+
+def test_without_a_baseline_nothing_is_compared(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    found = summarise(study(tmp_path, four, baseline=False))
+    assert found["baseline"] is None
+    assert {(point["speedup"], point["drop"]) for point in found["front"]} == {(None, None)}
+    assert 0 < found["hypervolume"] <= 1
+
+
+def test_speedup_of_a_batch_is_per_sequence(tmp_path: Path) -> None:
+    found = summarise(study(tmp_path, {0: outcome(tmp_path, 16, 0.1, 8.0, 10, batch=8)}))
+    assert found["front"][0]["speedup"] == pytest.approx(4)
+
+
+def test_figures_of_the_end_are_used_and_said(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    """Measured again, 1 is found faster than 0 is, so that the front is made anew among those measured."""
+    base = outcome(tmp_path, 128, 0.04, 5.0, 100)
+    finals = {"baseline": base, 0: four[0], 1: outcome(tmp_path, 32, 0.05, 0.30, 10)}
+    history = study(tmp_path, four, finals=finals)
+    found = summarise(history)
+    assert front_of(history) == [0, 1]
+    assert [point["trial"] for point in found["front"]] == [1]
+    assert found["final"]
+    assert found["front"][0]["speedup"] == pytest.approx(5.0 / 0.30)
+
+
+def test_what_is_over_a_bound_is_not_on_the_front(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    history = study(tmp_path, four, bounds={"latency": 0.5})
+    assert front_of(history) == [0]
+    assert nearest_miss(history) == "the nearest miss is trial 4: latency 9 ms is over the bound of 5"
+
+
+def test_ties_are_marked(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    outcomes = {0: outcome(tmp_path, 16, 0.05, 1.00, 20), 1: outcome(tmp_path, 32, 0.05, 1.00, 20), 2: four[0]}
+    ties = {point["trial"]: point["ties"] for point in summarise(study(tmp_path, outcomes))["front"]}
+    assert ties == {0: [1], 1: [0], 2: []}
+
+
+def test_where_the_time_went(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    """Three finished candidates and the baseline, 3 s of work each, in 20 s."""
+    found = summarise(study(tmp_path, four))["seconds"]
+    assert found["stages"] == {"train": 8.0, "lower": 2.0, "measure": 4.0}
+    assert (found["training_and_measuring"], found["other"], found["other_share"]) == (12.0, 8.0, pytest.approx(0.4))
