@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from objectives.deployment.interpreter import predict
-from spaces.build import build, put_weights, serving_model
 
 from objectives.bench import Bench
+from objectives.deployment.interpreter import predict
 from objectives.outcome import Outcome
 from objectives.task import TASKS
 from objectives.trained import dataset, trained
 from spaces.backend import keras, tf
+from spaces.build import build, put_weights, serving_model
 from spaces.record import from_json
 
 ROWS = 256  # of the test part, on which the written model is compared with the trained one

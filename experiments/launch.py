@@ -52,7 +52,7 @@ def launch(
     study_name = name or spec.study.name + (REHEARSAL if rehearse else "")
     if rehearse:
         plan = replace(plan, evaluator="objectives.rehearsal")
-    with Study.start(home, study_name, plan, storage=spec.storage.optuna) as study:
+    with Study.start(home, study_name, plan) as study:
         with _shipping(study, home) if not rehearse else nullcontext() as outbox:
             _work(study, limits, outbox)
         history = study.history()

@@ -104,6 +104,10 @@ def _print(report: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(row["model"], *_cells(row))
     to.print(table)
+    marks = {"converged": "* wider than asked for", "trusted": "? not to be relied on"}
+    shown = [{**row.get("latency_ms", {}), **row} for row in report["models"]]
+    if legend := [words for key, words in marks.items() if any(row.get(key) is False for row in shown)]:
+        to.print("; ".join(legend))
     for row in rows:
         notes = [row["failed"]] if "failed" in row else [row["why"]] if row["why"] else []
         if "latency_ms" in row and row["latency_ms"]["batch"] != batch:

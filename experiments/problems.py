@@ -64,10 +64,9 @@ def problems(spec: Spec) -> Iterator[tuple[str, str]]:
 def _study_problems(spec: Spec) -> Iterator[tuple[str, str]]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.study.name):
         yield "study.name", f"got {spec.study.name!r}; use letters, digits, '.', '_' and '-'"
-    for key in ("optuna", "mlflow"):
-        url = getattr(spec.storage, key)
-        if url and "://" not in url:
-            yield f"storage.{key}", f"got {url!r}; give a URL such as postgresql://host/name, or leave the key out"
+    url = spec.storage.mlflow
+    if url and "://" not in url:
+        yield "storage.mlflow", f"got {url!r}; give a URL such as http://host:5000, or leave the key out"
 
 
 def _task_problems(task: TaskSpec) -> Iterator[tuple[str, str]]:

@@ -115,9 +115,8 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class StorageSpec:
-    """The `[storage]` table: an Optuna URL and an MLflow tracking URI in place of the home's own."""
+    """The `[storage]` table: an MLflow tracking URI in place of the home's own store."""
 
-    optuna: str = ""
     mlflow: str = ""
 
 
@@ -201,6 +200,7 @@ def _refuse(tables: dict[str, Any], place: Place) -> None:
         "baseline.model": "a trained model as the baseline arrives with `brisk rewrite`; give architecture = "
         '{ cell = "lstm", units = 128 } for now',
         "objectives.latency.batch": "the batch is part of the candidate; set space.batch instead",
+        "storage.optuna": "studies are kept in the home's own SQLite file for now; leave the key out",
         "space.hypermodel": "spaces made by a hypermodel are not searched yet; name cell, units, ... for now",
     }
     for key, remedy in later.items():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from objectives.outcome import Conditions
 from spaces.genotype import Genotype
+
+Emit = Callable[[dict[str, Any]], None]
+"""How a worker says what it is at: events, as JSON."""
 
 
 @dataclass(frozen=True)

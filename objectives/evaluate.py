@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.artifact import Artifact
-from objectives.bench import Bench
+from objectives.bench import Bench, Emit
 from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import exporter_name, lower
 from objectives.deployment.quantize import quantize, realised_bits
@@ -29,7 +29,7 @@ from objectives.latency.devices import device
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome, Quality
 from objectives.task import TASKS
-from objectives.trained import Emit, dataset, trained
+from objectives.trained import dataset, trained
 from spaces.build import build, weights_of
 from spaces.catalog import asked_bits
 from spaces.errors import CandidateError
@@ -38,19 +38,6 @@ from spaces.record import digest, from_json, to_json
 
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
 CALIBRATION_ROWS = 100  # for static integer forms
-
-
-def prepare(bench: dict[str, Any]) -> dict[str, Any]:
-    """Load and check the data: their signature, digest and summary, and the error of a constant predictor."""
-    where = from_json(Bench, bench)
-    data = dataset(where)
-    task = TASKS[data.signature.kind]
-    return {
-        "signature": to_json(data.signature),
-        "digest": data.digest,
-        "summary": data.summary,
-        "trivial_error": task.trivial_error(data.train.y, data.validation.y),
-    }
 
 
 def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
@@ -71,27 +58,9 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit)
             group.settle(form, "failed", stage=failure.stage, reason=failure.reason)
 
 
-def final(
-    bench: dict[str, Any], genotypes: list[dict[str, Any]], outcomes: list[dict[str, Any]], emit: Emit
-) -> dict[str, Any]:
-    """Read the test part once: the Quality of each finished outcome with its test figures filled in."""
-    data = dataset(from_json(Bench, bench))
-    task = TASKS[data.signature.kind]
-    qualities = []
-    for index, plain in enumerate(outcomes):
-        emit({"event": "stage", "stage": "quality", "form": index, "detail": "test"})
-        outcome = from_json(Outcome, plain)
-        assert outcome.artifact, "only finished outcomes have a test quality"
-        assert outcome.quality, "only finished outcomes have a test quality"
-        output = predict(Path(outcome.artifact.path), data.test.x)
-        score, stderr = task.score(data.test.y, output), task.stderr(data.test.y, output)
-        qualities.append(to_json(replace(outcome.quality, test=score, test_stderr=stderr)))
-    return {"quality": qualities}
-
-
 def _refuse_untrained(group: Group) -> None:
     """Lower every form with random weights, measure them shortly, and settle those whose bound is out of reach."""
-    with group.stage("untrained"):
+    with group.stage("build"):
         architecture = group.forms[0].architecture
         group.weights = weights_of(build(architecture, group.data.signature, group.bench.seed))
     group.each(_lower_untrained)
@@ -112,7 +81,7 @@ def _refuse_untrained(group: Group) -> None:
 
 
 def _lower_untrained(group: Group, form: int) -> None:
-    with group.stage("untrained", form):
+    with group.stage("lower", form):
         group.known[form]["artifact"] = _artifact(group, form, "untrained")
     if reason := _over(group, group.outcome(form)):
         group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, known before training")

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from spaces.build import Weights, build, put_weights, serving_model
 
-from objectives.bench import Bench
+from objectives.bench import Bench, Emit
 from objectives.cache import Cache
 from objectives.data import Dataset
 from objectives.outcome import Outcome
-from objectives.trained import Emit
+from spaces.build import Weights, build, put_weights, serving_model
 from spaces.errors import CandidateError, InputError
 from spaces.genotype import Deployment, Genotype
 from spaces.record import to_json

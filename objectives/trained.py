@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from spaces.build import Weights, build, put_weights, weights_of
 
-from objectives.bench import Bench, TaskSpec
+from objectives.bench import Bench, Emit, TaskSpec
 from objectives.cache import Arrays, Cache
 from objectives.data import Dataset, load
 from objectives.training.distill import teacher_logits
 from objectives.training.fit import fit
+from spaces.build import Weights, build, put_weights, weights_of
 from spaces.genotype import Genotype
-from spaces.record import digest, from_json, to_json
-
-Emit = Callable[[dict[str, Any]], None]
+from spaces.record import digest
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(task: str, seed: int, root: str) -> Dataset:
-    return load(from_json(TaskSpec, json.loads(task)), seed=seed, root=root)
+def _loaded(task: TaskSpec, seed: int, root: str) -> Dataset:
+    return load(task, seed=seed, root=root)
 
 
 def dataset(bench: Bench) -> Dataset:
     """The study's data, read once in the life of a worker."""
-    return _loaded(json.dumps(to_json(bench.task)), bench.seed, bench.root)
+    return _loaded(bench.task, bench.seed, bench.root)
 
 
 def trained(bench: Bench, data: Dataset, genotype: Genotype, emit: Emit) -> tuple[Weights, dict[str, Any]]:

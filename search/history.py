@@ -29,7 +29,7 @@ class Plan:
     """What a study looks for, and under which conditions; one that goes on must have the plan it was started with.
 
     `objectives` are two or more names of `objectives.objective.OBJECTIVES`. `evaluator` is the module with the
-    functions `prepare`, `evaluate` and `final`: "objectives.evaluate", or "objectives.rehearsal" for invented figures.
+    functions `prepare`, `evaluate` and `final`: "objectives.judge", or "objectives.rehearsal" for invented figures.
     """
 
     bench: Bench
@@ -37,7 +37,7 @@ class Plan:
     objectives: tuple[str, ...]
     baseline: Genotype | None = None
     sampler: str = "tpe"
-    evaluator: str = "objectives.evaluate"
+    evaluator: str = "objectives.judge"
     tracking: str = ""  # MLflow's URI; "" is the home's own store
 
     def differences(self, other: Plan) -> list[str]:

@@ -7,11 +7,9 @@ study's lock. All else that a study must know is kept in user attributes, so tha
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +20,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
+from search.front import violations
 from search.history import History, Plan, assembled, database
+from search.lock import alone, connection, locked
 from search.samplers import SeededSampler, named
 from spaces.errors import StudyError
 from spaces.genotype import Genotype
@@ -30,10 +30,9 @@ from spaces.record import from_json, to_json
 from spaces.signature import Signature
 
 DUPLICATES = 100  # proposals in a row that are known already, after which the space counts as exhausted
-STORAGE_TIMEOUT_S = 60
 
 
-class SpaceExhausted(Exception):  # noqa: N818  an end, not an error
+class SpaceExhausted(Exception):
     """Whatever the sampler proposes has been tried."""
 
 
@@ -62,8 +61,8 @@ class Study:
         self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
 
     @classmethod
-    def start(cls, home: Path, name: str, plan: Plan, *, storage: str = "") -> Study:
-        """Begin the study, or go on with it; `storage` is an Optuna URL in place of the home's own SQLite file.
+    def start(cls, home: Path, name: str, plan: Plan) -> Study:
+        """Begin the study, or go on with it.
 
         Raises StudyError where another process drives it, or where it was started with another plan.
         """
@@ -71,8 +70,8 @@ class Study:
             raise StudyError(f"a study's name is made of letters, digits, '.', '_' and '-', but got {name!r}")
         sampler = SeededSampler(named(plan.sampler), plan.bench.seed)
         with contextlib.ExitStack() as held:
-            held.callback(os.close, _locked(home, name))
-            opened = held.enter_context(_opened(home, storage, name, sampler, len(plan.objectives)))
+            held.callback(os.close, locked(home, name))
+            opened = held.enter_context(_opened(home, name, sampler, len(plan.objectives)))
             kept = opened.user_attrs.get("plan")
             if kept is None:
                 if opened.get_trials(deepcopy=False):
@@ -337,41 +336,14 @@ class Study:
         return Trial(self._optuna, frozen._trial_id)
 
 
-def violations(outcome: Outcome, bounds: Mapping[str, float]) -> dict[str, float]:
-    """How far each known figure is over its bound, as a share of the bound; 0 or negative where it keeps within.
-
-    A share, because samplers add up the violations of bounds in different units.
-    """
-    known = {name: value for name in bounds if (value := OBJECTIVES[name].read(outcome)) is not None}
-    return {name: (value - bounds[name]) / (abs(bounds[name]) or 1.0) for name, value in known.items()}
-
-
-def _locked(home: Path, name: str) -> int:
-    """The open file that keeps other drivers off the study until it is closed, by us or by our end."""
-    folder = home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(lock, 32, 0).decode().strip() or "unknown"
-        os.close(lock)
-        raise StudyError(
-            f"the study {name!r} in {home} is being driven by process {owner}; wait for it, stop it, or choose "
-            "another --name (`brisk show` works meanwhile)"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock
-
-
 @contextlib.contextmanager
-def _opened(home: Path, url: str, name: str, sampler: SeededSampler, objectives: int) -> Iterator[optuna.Study]:
+def _opened(home: Path, name: str, sampler: SeededSampler, objectives: int) -> Iterator[optuna.Study]:
     """The study in the storage, made where it is not there yet."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options = {} if url else {"creator": lambda: _connection(database(home))}
-    with _alone(home / "locks" / "optuna.tables"):  # two first studies of a home would make its tables twice
-        storage = optuna.storages.RDBStorage(url or f"sqlite:///{database(home).resolve()}", engine_kwargs=options)
+    with alone(home / "locks" / "optuna.tables"):  # two first studies of a home would make its tables twice
+        storage = optuna.storages.RDBStorage(
+            f"sqlite:///{database(home).resolve()}", engine_kwargs={"creator": lambda: connection(database(home))}
+        )
     try:
         yield optuna.create_study(
             storage=storage,
@@ -383,20 +355,3 @@ def _opened(home: Path, url: str, name: str, sampler: SeededSampler, objectives:
     finally:
         storage.remove_session()
         storage.engine.dispose()
-
-
-def _connection(path: Path) -> sqlite3.Connection:
-    """With a write-ahead log a commit costs no wait for the disk: a killed process loses nothing, a machine that loses
-    its power at most the last trials, never the file.
-    """
-    connection = sqlite3.connect(path, timeout=STORAGE_TIMEOUT_S, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    with open(path, "wb") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        yield

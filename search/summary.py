@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.task import TASKS
-from search.front import front, hypervolume, tied
+from search.front import front, hypervolume, tied, violations
 from search.history import History
 from spaces.record import to_json
 
@@ -62,10 +62,11 @@ def front_of(history: History, *, final: bool = False) -> list[int]:
     """
     measured = {key: outcome for key, outcome in history.finals.items() if isinstance(key, int)} if final else {}
     pool = measured or history.outcomes
+    bounds = history.plan.bench.bounds
     costs = {
         number: list(_costs(history, outcome).values())
         for number, outcome in pool.items()
-        if outcome.state == "complete" and _within(history, outcome)
+        if outcome.state == "complete" and max(violations(outcome, bounds).values(), default=0.0) <= 0
     }
     latency = OBJECTIVES["latency"].read
     return sorted(front(costs), key=lambda number: (latency(pool[number]) or 0.0, costs[number]))
@@ -100,8 +101,7 @@ def nearest_miss(history: History) -> str:
         return "no candidate was finished"
 
     def over(number: int) -> float:
-        known = ((bound, OBJECTIVES[name].read(refused[number])) for name, bound in history.plan.bench.bounds.items())
-        return max((value / bound for bound, value in known if value is not None and bound > 0), default=math.inf)
+        return max(violations(refused[number], history.plan.bench.bounds).values(), default=math.inf)
 
     number = min(refused, key=over)
     return f"the nearest miss is trial {number}: {refused[number].reason}"
@@ -136,11 +136,6 @@ def latest(history: History, name: int | str) -> Outcome:
 def _costs(history: History, outcome: Outcome) -> dict[str, float]:
     values = {name: OBJECTIVES[name].read(outcome) for name in history.plan.objectives}
     return {name: math.inf if value is None else value for name, value in values.items()}
-
-
-def _within(history: History, outcome: Outcome) -> bool:
-    known = ((bound, OBJECTIVES[name].read(outcome)) for name, bound in history.plan.bench.bounds.items())
-    return all(value is None or value <= bound for bound, value in known)
 
 
 def _failures(history: History) -> list[dict[str, Any]]:

@@ -185,7 +185,8 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[task]\ntargets = 'y.npy'\n" + TWO, r"task\.targets: got 'y\.npy', but data = 'digits-rows' holds its own"),
         ("[task]\nsamples = 50\n" + TWO, r"task\.samples: got 50; only adding and parity are generated"),
         ("[training]\nclipnorm = nan\n" + TWO, r"training\.clipnorm: got nan; it must lie from"),
-        ("[storage]\noptuna = 'study.db'\n" + TWO, r"storage\.optuna: got 'study\.db'; give a URL"),
+        ("[storage]\noptuna = 'postgresql://h/d'\n" + TWO, r"storage\.optuna: .* home's own SQLite file for now"),
+        ("[storage]\nmlflow = 'study.db'\n" + TWO, r"storage\.mlflow: got 'study\.db'; give a URL"),
         ("[space]\nbits = [32, 'rec9']\n" + TWO, r"space\.bits: got 'rec9'; did you mean 'rec"),
         ("[space]\nunits = [64, 8]\n" + TWO, r"space\.units: got \[64, 8\], where low exceeds high"),
         # What does not fit together

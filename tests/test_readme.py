@@ -21,7 +21,7 @@ def test_it_shows_the_two_commands_and_ci_runs_the_second() -> None:
 
 
 def test_every_command_it_names_exists() -> None:
-    named = set(re.findall(r"\bbrisk ([a-z]+)", README))
+    named = set(re.findall(r"`brisk ([a-z]+)", README))
     assert named <= set(cli.commands)
     assert set(cli.commands) <= named
 

@@ -15,8 +15,9 @@ from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
 from search import history
+from search.front import violations
 from search.history import database
-from search.study import Group, SpaceExhausted, Study, violations
+from search.study import Group, SpaceExhausted, Study
 from spaces.errors import StudyError
 from spaces.record import to_json
 from spaces.space import Space
@@ -105,7 +106,7 @@ def test_half_made_groups_are_completed_by_the_next_driver(tmp_path: Path, sampl
     assert _numbered(tmp_path / "cut", sampler, cuts=[2, 9, 30]) == whole
 
 
-class _Cut(Exception):  # noqa: N818
+class _Cut(Exception):
     pass
 
 

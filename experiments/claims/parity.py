@@ -1,8 +1,8 @@
 """Every cell in every form against Keras, and the table of what they differ by: `python -m experiments.claims.parity`.
 
-Each row is one .tflite in float32, invoked twice on each of 64 inputs whose weights, biases included, were drawn at
-random; the figure is the largest difference of a probability from the float Keras model's. One layer is tried over every
-length, the deeper shapes over one. Ends with 1 where a difference exceeds 1e-5.
+Each row is one .tflite in float32, its weights, biases included, moved at random, and invoked twice on each of 64
+inputs; the figure is the largest difference of a probability from the float Keras model's. One layer is tried over
+every length, the deeper shapes over one. Ends with 1 where a difference exceeds 1e-5.
 """
 
 from __future__ import annotations

@@ -289,12 +289,18 @@ class Meter:
 
     def block(self, index: int, calls: int) -> None:
         """A block of one model: clean registers, fresh state, a few calls discarded, then those that count."""
+        if index not in self.models:
+            return
         self.say({"at": index, "doing": "timing"})
-        model, period = self.models[index], self.request["period_s"]
-        self.clean()
-        model.reset()
-        self.run(index, self.request["discarded"], None)
-        walls, cpus = self.run(index, calls, period)
+        try:
+            self.clean()
+            self.models[index].reset()
+            self.run(index, self.request["discarded"], None)
+            walls, cpus = self.run(index, calls, self.request["period_s"])
+        except Exception as error:
+            del self.models[index]
+            self.say({"failed": index, "reason": _words(error)})
+            return
         self.say({"block": index, "wall_ns": walls, "cpu_ns": cpus or None})
 
 

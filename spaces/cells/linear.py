@@ -68,8 +68,8 @@ class MinGRU(LinearCell):
     """minGRU (Feng 2024, arXiv 2410.01201): z = s(W_z x + b_z), n = W_n x + b_n, h = (1 - z) h + z n.
 
     Weights kernel [features, 2 units] (z, n) and bias [2 units]. The bias of z starts spread over -3 .. 1, which gives
-    the channels a range of time constants. The candidate is linear, as in the paper's plain form: on
-    digits it trained better than with tanh, or with the positive g of the paper's log form, and it is one operation less.
+    the channels a range of time constants. The candidate is linear, as in the paper's plain form: it trained better on
+    digits than with tanh or with the positive g of the paper's log form, and is one operation less.
     """
 
     def layer(

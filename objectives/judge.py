@@ -1,0 +1,60 @@
+"""The evaluator that trains and measures: what a study asks of a worker, in three calls.
+
+Only `evaluate` needs TensorFlow and imports it when called, so that wrong data are refused in a second and the test
+part is read in another. `objectives.rehearsal` answers the same calls with invented figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from objectives.bench import Bench, Emit
+from objectives.data import load
+from objectives.deployment.interpreter import predict
+from objectives.outcome import Outcome
+from objectives.task import TASKS
+from spaces.record import from_json, to_json
+
+
+def prepare(bench: dict[str, Any]) -> dict[str, Any]:
+    """Load and check the data: their signature, digest and summary, and the error of a constant predictor.
+
+    Raises DataError where they cannot be used as they are.
+    """
+    where = from_json(Bench, bench)
+    data = load(where.task, seed=where.seed, root=where.root)
+    task = TASKS[data.signature.kind]
+    return {
+        "signature": to_json(data.signature),
+        "digest": data.digest,
+        "summary": data.summary,
+        "trivial_error": task.trivial_error(data.train.y, data.validation.y),
+    }
+
+
+def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
+    """Make and judge one group of candidates; outcomes come as events (`objectives.evaluate`)."""
+    from objectives.evaluate import evaluate as take_through_the_stations
+
+    take_through_the_stations(bench, genotypes, emit)
+
+
+def final(
+    bench: dict[str, Any], genotypes: list[dict[str, Any]], outcomes: list[dict[str, Any]], emit: Emit
+) -> dict[str, Any]:
+    """Read the test part once: the Quality of each finished outcome with its test figures filled in."""
+    where = from_json(Bench, bench)
+    data = load(where.task, seed=where.seed, root=where.root)
+    task = TASKS[data.signature.kind]
+    qualities = []
+    for index, plain in enumerate(outcomes):
+        emit({"event": "stage", "stage": "quality", "form": index, "detail": "test"})
+        outcome = from_json(Outcome, plain)
+        assert outcome.artifact, "only finished outcomes have a test quality"
+        assert outcome.quality, "only finished outcomes have a test quality"
+        output = predict(Path(outcome.artifact.path), data.test.x)
+        score, stderr = task.score(data.test.y, output), task.stderr(data.test.y, output)
+        qualities.append(to_json(replace(outcome.quality, test=score, test_stderr=stderr)))
+    return {"quality": qualities}

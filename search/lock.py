@@ -1,0 +1,51 @@
+"""Who may write: one driver a study, one maker of the storage's tables a home, and connections that wait their turn."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from spaces.errors import StudyError
+
+STORAGE_TIMEOUT_S = 60
+
+
+def locked(home: Path, name: str) -> int:
+    """The open file that keeps other drivers off the study until it is closed, by us or by our end."""
+    folder = home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode().strip() or "unknown"
+        os.close(lock)
+        raise StudyError(
+            f"the study {name!r} in {home} is being driven by process {owner}; wait for it, stop it, or choose "
+            "another --name (`brisk show` works meanwhile)"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the file against other processes that come this way."""
+    with open(path, "wb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
+def connection(path: Path) -> sqlite3.Connection:
+    """With a write-ahead log a commit costs no wait for the disk: a killed process loses nothing, a machine that loses
+    its power at most the last trials, never the file.
+    """
+    connection = sqlite3.connect(path, timeout=STORAGE_TIMEOUT_S, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
