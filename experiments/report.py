@@ -168,15 +168,14 @@ def failure_lines(failures: Sequence[Mapping[str, Any]], most: int = 6) -> list[
 
 
 def split_line(summary: Mapping[str, Any]) -> str:
-    """Where the wall time of the workers went, from `summary["seconds"]`; "" where it is not known."""
+    """What share of the wall time went where, from `summary["seconds"]`; "" where it is not known."""
     spent = summary.get("seconds") or {}
-    total = spent.get("training_and_measuring", 0.0) + spent.get("other", 0.0)
+    shares = {"training": spent.get("training", 0.0), "measuring": spent.get("measuring", 0.0)}
+    shares["neither"] = spent.get("other", 0.0)
+    total = sum(shares.values())
     if not total:
         return ""
-    stages = spent["stages"]
-    measuring = stages.get("untrained", 0.0) + stages.get("measure", 0.0)
-    shares = {"training": stages.get("train", 0.0), "measuring": measuring, "neither": spent["other"]}
-    return "Workers' time: " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in shares.items())
+    return "Wall time: " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in shares.items())
 
 
 def duration(seconds: float) -> str:

@@ -170,12 +170,29 @@ def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any]) -> t
 def _sitting(group: Group, conditions: Conditions) -> list[Measurement | MeasureFailure]:
     """Measure the open forms' artifacts in one sitting; a figure of the same bytes, device and conditions is reused."""
     tool = device(group.bench.device)
+    fingerprint = tool.fingerprint(conditions)
     artifacts = [group.known[form]["artifact"] for form in group.open]
-    keys = [digest(artifact.sha256, tool.fingerprint(conditions), conditions) for artifact in artifacts]
+    keys = [digest(artifact.sha256, fingerprint) for artifact in artifacts]
     found = {key: from_json(Measurement, kept) for key in keys if (kept := group.cache.record("measured", key))}
     missing = {key: Path(artifact.path) for key, artifact in zip(keys, artifacts, strict=True) if key not in found}
     fresh = dict(zip(missing, tool.measure(list(missing.values()), conditions), strict=True)) if missing else {}
     for key, measurement in fresh.items():
-        if isinstance(measurement, Measurement) and measurement.trusted:
-            group.cache.keep_record("measured", key, to_json(measurement))
+        if isinstance(measurement, Measurement):
+            fresh[key] = measurement = _comparable(group, tool.fingerprint(group.bench.conditions), measurement)
+            if measurement.trusted:
+                group.cache.keep_record("measured", key, to_json(measurement))
     return [{**found, **fresh}[key] for key in keys]
+
+
+def _comparable(group: Group, fingerprint: str, measurement: Measurement) -> Measurement:
+    """The figure as it would be while the reference takes as long as when the home first measured it.
+
+    Within a sitting all is relative to the reference; between sittings a shared machine may run half as fast again.
+    """
+    usual = group.cache.record("reference", fingerprint)
+    if usual is None:
+        usual = {"reference_ms": measurement.reference_ms}
+        group.cache.keep_record("reference", fingerprint, usual)
+    faster = usual["reference_ms"] / measurement.reference_ms if measurement.reference_ms else 1.0
+    low, high = measurement.ci_ms
+    return replace(measurement, median_ms=measurement.median_ms * faster, ci_ms=(low * faster, high * faster))

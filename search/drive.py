@@ -29,6 +29,7 @@ Tell = Callable[[Event], None]
 Name = int | str
 """A trial's number, or "baseline"."""
 
+MEASURING = {"untrained", "measure"}
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
 
 
@@ -80,23 +81,18 @@ def finish(study: Study, on_event: Tell = lambda event: None) -> None:
         found = {"baseline": history.baseline, **found}
     if not found or set(found) <= set(history.finals):
         return
-    started, seconds = time.monotonic(), dict(history.seconds)
+    started = time.monotonic()
     try:
         tested = _tested(study, found, on_event)
     except (ChildDied, CallFailed, CandidateError) as error:
         on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
         return
-    qualities = [from_json(Quality, plain) for plain in tested["quality"]]
-    seconds["test"] = seconds.get("test", 0.0) + time.monotonic() - started
-    on_event({"event": "stage", "stage": "measure", "form": None, "detail": "final"})
+    on_event({"event": "stage", "stage": "measure", "form": None, "detail": f"the front again, {len(found)} models"})
     measuring = time.monotonic()
-    if "measurement" in tested:
-        measured: Sequence[Any] = [from_json(Measurement, plain) for plain in tested["measurement"]]
-    else:
-        paths = [Path(outcome.artifact.path) for outcome in found.values() if outcome.artifact]
-        measured = device(study.plan.bench.device).measure(paths, study.plan.bench.conditions)
-    seconds["measure"] = seconds.get("measure", 0.0) + time.monotonic() - measuring
+    measured = _measured(study, found, tested)
+    measuring_s = time.monotonic() - measuring
     finals = {}
+    qualities = [from_json(Quality, plain) for plain in tested["quality"]]
     for (name, outcome), quality, measurement in zip(found.items(), qualities, measured, strict=True):
         if isinstance(measurement, Measurement):
             finals[name] = replace(outcome, quality=quality, measurement=measurement)
@@ -104,7 +100,12 @@ def finish(study: Study, on_event: Tell = lambda event: None) -> None:
             note = f"could not be measured again: {measurement.reason}"
             finals[name] = replace(outcome, quality=quality, notes=(*outcome.notes, note))
     study.keep_final(finals)
-    study.keep_clock(history.wall_s + time.monotonic() - started, history.lanes, seconds, history.ended)
+    study.keep_clock(
+        {
+            "wall_s": history.wall_s + time.monotonic() - started,
+            "measuring_s": history.measuring_s + measuring_s,
+        }
+    )
 
 
 def _tested(study: Study, found: dict[Name, Outcome], on_event: Tell) -> dict[str, Any]:
@@ -117,6 +118,16 @@ def _tested(study: Study, found: dict[Name, Outcome], on_event: Tell) -> dict[st
     with contextlib.closing(child):
         tested: dict[str, Any] = child.call(f"{study.plan.evaluator}:final", arguments, on_event=on_event)
     return tested
+
+
+def _measured(study: Study, found: dict[Name, Outcome], tested: dict[str, Any]) -> Sequence[Any]:
+    """All in one sitting, given time by their number; an evaluator with invented figures has told its own."""
+    if "measurement" in tested:
+        return [from_json(Measurement, plain) for plain in tested["measurement"]]
+    asked = study.plan.bench.conditions
+    conditions = replace(asked, max_processes=asked.max_processes + 4, timeout_s=asked.timeout_s + 2.0 * len(found))
+    paths = [Path(outcome.artifact.path) for outcome in found.values() if outcome.artifact]
+    return device(study.plan.bench.device).measure(paths, conditions)
 
 
 @dataclass
@@ -172,7 +183,7 @@ class _Driver:
     def __init__(self, study: Study, limits: Limits, on_event: Tell) -> None:
         self._study, self._limits, self._on_event = study, limits, on_event
         self._bench = to_json(study.plan.bench)
-        self._started = time.monotonic()
+        self._started = self._ticked = time.monotonic()
         self._clock = study.clock
         self._news: queue.SimpleQueue[tuple[_Lane, str, Any]] = queue.SimpleQueue()
         self._lanes = [
@@ -252,6 +263,8 @@ class _Driver:
             lane, kind, what = self._news.get(timeout=NEWS_S)
         except queue.Empty:
             return
+        finally:
+            self._tick()
         work = lane.work
         assert work, "a lane speaks only of its work"
         if kind == "event":
@@ -312,9 +325,20 @@ class _Driver:
         place = {"lane": self._lanes.index(lane), "trials": list(names)}
         self._on_event({**event, **place, "trial": None if form is None else names[form]})
 
+    def _tick(self) -> None:
+        """Put down what the time since the last news was: measuring if any lane did, else training if any did."""
+        now = time.monotonic()
+        passed, self._ticked = now - self._ticked, now
+        stages = {lane.work.stage for lane in self._lanes if lane.work}
+        self._clock["wall_s"] += passed
+        if stages & MEASURING:
+            self._clock["measuring_s"] += passed
+        elif "train" in stages:
+            self._clock["training_s"] += passed
+
     def _keep_clock(self, ended: str) -> None:
-        wall_s = self._clock["wall_s"] + time.monotonic() - self._started
-        self._study.keep_clock(wall_s, len(self._lanes), self._clock["seconds"], ended)
+        self._tick()
+        self._study.keep_clock({**self._clock, "ended": ended})
 
 
 def shares(workers: int) -> list[list[int]]:

@@ -21,6 +21,7 @@ from spaces.genotype import Genotype
 from spaces.record import digest, from_json, to_json
 from spaces.space import Space
 
+NO_CLOCK: dict[str, Any] = {"wall_s": 0.0, "training_s": 0.0, "measuring_s": 0.0, "ended": ""}
 STATES = ("complete", "infeasible", "stopped", "failed")
 
 
@@ -57,8 +58,9 @@ class History:
     """All that a study holds. Trials are told (`outcomes`), `running`, or duplicates, which count for nothing.
 
     `prepared` is what the evaluator's `prepare` gave, {} before. `finals` are the outcomes re-measured at the end, by
-    trial number or "baseline"; empty where trials were told since. `seconds` is time that no outcome accounts for.
-    `ended` says why the last session ended, "" while one runs or after it was killed.
+    trial number or "baseline"; empty where trials were told since. `wall_s`, over all sessions, went into `training_s`
+    and `measuring_s` (no moment counts twice, however many workers) and the rest. `ended` says why the last session
+    ended, "" while one runs or after it was killed.
     """
 
     name: str
@@ -70,8 +72,8 @@ class History:
     duplicates: int
     finals: Mapping[int | str, Outcome]
     wall_s: float
-    lanes: int
-    seconds: Mapping[str, float]
+    training_s: float
+    measuring_s: float
     ended: str
 
     @property
@@ -140,7 +142,7 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         running=running,
         duplicates=duplicates,
         finals={int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in fresh.items()},
-        **{"wall_s": 0.0, "lanes": 1, "seconds": {}, "ended": "", **kept.get("clock", {})},
+        **{**NO_CLOCK, **kept.get("clock", {})},
     )
 
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from search.front import violations
-from search.history import History, Plan, assembled, database
+from search.history import NO_CLOCK, History, Plan, assembled, database
 from search.lock import alone, connection, locked
 from search.samplers import SeededSampler, named
 from spaces.errors import StudyError
@@ -113,7 +113,7 @@ class Study:
     @property
     def clock(self) -> dict[str, Any]:
         """What `keep_clock` kept last."""
-        return {"wall_s": 0.0, "seconds": {}, **self._optuna.user_attrs.get("clock", {})}
+        return {**NO_CLOCK, **self._optuna.user_attrs.get("clock", {})}
 
     @property
     def outcomes(self) -> Mapping[int, Outcome]:
@@ -149,10 +149,9 @@ class Study:
         plain = {str(key): to_json(outcome) for key, outcome in outcomes.items()}
         self._optuna.set_user_attr("final", {"told": len(self._outcomes), "outcomes": plain})
 
-    def keep_clock(self, wall_s: float, lanes: int, seconds: Mapping[str, float], ended: str = "") -> None:
+    def keep_clock(self, clock: Mapping[str, Any]) -> None:
         """Keep how long the study has run so far, over all its sessions, and why this one ended."""
-        clock = {"wall_s": wall_s, "lanes": lanes, "seconds": dict(seconds), "ended": ended}
-        self._optuna.set_user_attr("clock", clock)
+        self._optuna.set_user_attr("clock", {**self.clock, **clock})
 
     # What to try next ------------------------------------------------------------------------------------------------
 

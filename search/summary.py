@@ -13,9 +13,6 @@ from search.front import front, hypervolume, tied, violations
 from search.history import History
 from spaces.record import to_json
 
-WORK = ("train", "untrained", "measure")
-"""The stages that a study is for; all other time is overhead."""
-
 
 class Kept(Protocol):
     """A study that can say what it holds."""
@@ -108,19 +105,18 @@ def nearest_miss(history: History) -> str:
 
 
 def seconds(history: History) -> dict[str, Any]:
-    """Where the wall time of all lanes went, by stage, and the share that was neither training nor measuring."""
-    stages: dict[str, float] = dict(history.seconds)
+    """Where the wall time went, and the workers' time by stage, which several of them spend at once."""
+    stages: dict[str, float] = {}
     for outcome in (*history.outcomes.values(), *([history.baseline] if history.baseline else [])):
         for stage, spent in outcome.seconds.items():
             stages[stage] = stages.get(stage, 0.0) + spent
-    available = history.wall_s * history.lanes
-    work = sum(stages.get(stage, 0.0) for stage in WORK)
-    other = max(available - work, 0.0)
+    other = max(history.wall_s - history.training_s - history.measuring_s, 0.0)
     return {
-        "stages": stages,
-        "training_and_measuring": work,
+        "training": history.training_s,
+        "measuring": history.measuring_s,
         "other": other,
-        "other_share": other / available if available else 0.0,
+        "other_share": other / history.wall_s if history.wall_s else 0.0,
+        "stages": stages,
     }
 
 

@@ -101,7 +101,7 @@ def plan(conditions: Conditions) -> Plan:
     period = period_s(conditions.scenario)
     paced = period is not None
     return Plan(
-        rounds=(4 if short else 6) if paced else (12 if short else 30),
+        rounds=(4 if short else 6) if paced else 10,  # processes differ more than rounds do
         block_s=0.0 if paced else (0.003 if short else 0.004),
         block_calls=6 if paced else 5,
         discarded=2,
