@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.bench import Bench
+from objectives.data import loaded
 from objectives.deployment.interpreter import predict
 from objectives.outcome import Outcome
 from objectives.task import TASKS
-from objectives.trained import dataset, trained
+from objectives.trained import trained
 from spaces.backend import keras, tf
 from spaces.build import build, put_weights, serving_model
 from spaces.record import from_json
@@ -106,7 +107,7 @@ EXPORTERS: dict[str, Exporter] = {
 def write(bench: dict[str, Any], outcome: dict[str, Any], to: str, folder: str, name: str) -> dict[str, Any]:
     """Write one form into `folder`; beside it, for `verify`, what the trained Keras model answers on held-out rows."""
     where, known = from_json(Bench, bench), from_json(Outcome, outcome)
-    data = dataset(where)
+    data = loaded(where)
     weights = trained(where, data, known.genotype, lambda event: None)[0]
     model = build(known.genotype.architecture, data.signature, where.seed)
     put_weights(model, weights)

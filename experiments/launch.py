@@ -18,7 +18,7 @@ from experiments.show import print_json
 from experiments.spec import Spec, read
 from experiments.table import Place, duration_s
 from objectives.outcome import Outcome
-from search.drive import Limits, drive, finish
+from search.drive import Limits, drive
 from search.outbox import Outbox
 from search.study import Study
 from search.summary import nearest_miss, summarise
@@ -106,7 +106,6 @@ def _work(study: Study, limits: Limits, outbox: Outbox | None) -> None:
                 outbox.show(summarise(study))
 
         drive(study, limits, hear)
-        finish(study, hear)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.bench import TaskSpec
+from objectives.bench import Bench, TaskSpec
 from objectives.sequences import Sequences, check_padding, sequences
 from objectives.sources import PARTS, gather
 from spaces.errors import DataError
@@ -45,6 +46,16 @@ class Dataset:
     test: Split
     digest: str
     summary: dict[str, Any]
+
+
+def loaded(bench: Bench) -> Dataset:
+    """The data of a bench, read once in the life of a process: a worker's candidates all see the same."""
+    return _loaded(bench.task, bench.seed, bench.root)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(task: TaskSpec, seed: int, root: str) -> Dataset:
+    return load(task, seed=seed, root=root)
 
 
 def load(task: TaskSpec, *, seed: int, root: str) -> Dataset:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from objectives.artifact import Artifact
 from objectives.bench import Bench, Emit
+from objectives.data import loaded
 from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import exporter_name, lower
 from objectives.deployment.quantize import quantize, realised_bits
@@ -29,7 +30,7 @@ from objectives.latency.devices import device
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome, Quality
 from objectives.task import TASKS
-from objectives.trained import dataset, trained
+from objectives.trained import trained
 from spaces.build import build, weights_of
 from spaces.catalog import asked_bits
 from spaces.errors import CandidateError
@@ -45,7 +46,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit)
     group = Group(from_json(Bench, bench), [from_json(Genotype, plain) for plain in genotypes], emit)
     try:
         with group.stage("load"):
-            group.data = dataset(group.bench)
+            group.data = loaded(group.bench)
         if any(name != "quality" for name in group.bench.bounds):
             _refuse_untrained(group)
         if group.open:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.bench import Bench, Emit
-from objectives.data import load
+from objectives.data import loaded
 from objectives.deployment.interpreter import predict
 from objectives.outcome import Outcome
 from objectives.task import TASKS
@@ -24,7 +24,7 @@ def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     Raises DataError where they cannot be used as they are.
     """
     where = from_json(Bench, bench)
-    data = load(where.task, seed=where.seed, root=where.root)
+    data = loaded(where)
     task = TASKS[data.signature.kind]
     return {
         "signature": to_json(data.signature),
@@ -46,7 +46,7 @@ def final(
 ) -> dict[str, Any]:
     """Read the test part once: the Quality of each finished outcome with its test figures filled in."""
     where = from_json(Bench, bench)
-    data = load(where.task, seed=where.seed, root=where.root)
+    data = loaded(where)
     task = TASKS[data.signature.kind]
     qualities = []
     for index, plain in enumerate(outcomes):

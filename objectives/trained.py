@@ -1,32 +1,21 @@
-"""Data and trained weights, each made once: in the life of a worker, and in the life of a home."""
+"""Trained weights and what a teacher answers: made once in the life of a home."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.bench import Bench, Emit, TaskSpec
+from objectives.bench import Bench, Emit
 from objectives.cache import Arrays, Cache
-from objectives.data import Dataset, load
+from objectives.data import Dataset
 from objectives.training.distill import teacher_logits
 from objectives.training.fit import fit
 from spaces.build import Weights, build, put_weights, weights_of
 from spaces.genotype import Genotype
 from spaces.record import digest
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded(task: TaskSpec, seed: int, root: str) -> Dataset:
-    return load(task, seed=seed, root=root)
-
-
-def dataset(bench: Bench) -> Dataset:
-    """The study's data, read once in the life of a worker."""
-    return _loaded(bench.task, bench.seed, bench.root)
 
 
 def trained(bench: Bench, data: Dataset, genotype: Genotype, emit: Emit) -> tuple[Weights, dict[str, Any]]:

@@ -6,21 +6,18 @@ says comes back through one queue. A lane that dies costs the candidate it was a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from objectives.latency.devices import device
-from objectives.outcome import Measurement, Outcome, Quality
-from search.isolate import CallFailed, Child, ChildDied, Event
+from objectives.outcome import Outcome
+from search.finish import finish
+from search.isolate import Child, ChildDied, Event
 from search.study import SpaceExhausted, Study
-from search.summary import front_of
 from spaces.errors import BriskError, CandidateError, DataError, SpecError, StudyError
 from spaces.genotype import Genotype
 from spaces.record import from_json, to_json
@@ -49,7 +46,8 @@ class Limits:
 
 
 def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> str:
-    """Work on the study and say why it ended: "trials", "timeout" or "exhausted".
+    """Work on the study, judge its front once more (`search.finish`), and say why it ended: "trials", "timeout" or
+    "exhausted".
 
     `on_event` gets what `evaluate` emits, with "trials" (the numbers of its group), "trial" (of its form) and "lane"
     put in; before that {"event": "group", "genotypes"}; and {"event": "told", "outcome", "counts"} for each outcome.
@@ -62,72 +60,13 @@ def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> 
         driver.prepare()
         driver.baseline()
         ended = driver.search()
+        driver.finish()
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
     finally:
         driver.stop(ended)
     return ended
-
-
-def finish(study: Study, on_event: Tell = lambda event: None) -> None:
-    """Judge the front and the baseline once more, all workers ended: on test data, and measured in one sitting.
-
-    What cannot be had is told as {"event": "warning", "text"}, and the figures of the search stay.
-    """
-    history = study.history()
-    found: dict[Name, Outcome] = {number: history.outcomes[number] for number in front_of(history)}
-    if history.baseline and history.baseline.state == "complete":
-        found = {"baseline": history.baseline, **found}
-    if not found or set(found) <= set(history.finals):
-        return
-    started = time.monotonic()
-    try:
-        tested = _tested(study, found, on_event)
-    except (ChildDied, CallFailed, CandidateError) as error:
-        on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
-        return
-    on_event({"event": "stage", "stage": "measure", "form": None, "detail": f"the front again, {len(found)} models"})
-    measuring = time.monotonic()
-    measured = _measured(study, found, tested)
-    measuring_s = time.monotonic() - measuring
-    finals = {}
-    qualities = [from_json(Quality, plain) for plain in tested["quality"]]
-    for (name, outcome), quality, measurement in zip(found.items(), qualities, measured, strict=True):
-        if isinstance(measurement, Measurement):
-            finals[name] = replace(outcome, quality=quality, measurement=measurement)
-        else:
-            note = f"could not be measured again: {measurement.reason}"
-            finals[name] = replace(outcome, quality=quality, notes=(*outcome.notes, note))
-    study.keep_final(finals)
-    study.keep_clock(
-        {
-            "wall_s": history.wall_s + time.monotonic() - started,
-            "measuring_s": history.measuring_s + measuring_s,
-        }
-    )
-
-
-def _tested(study: Study, found: dict[Name, Outcome], on_event: Tell) -> dict[str, Any]:
-    child = Child(home=study.home, name=f"{study.name}-final")
-    arguments = {
-        "bench": to_json(study.plan.bench),
-        "genotypes": [to_json(outcome.genotype) for outcome in found.values()],
-        "outcomes": [to_json(outcome) for outcome in found.values()],
-    }
-    with contextlib.closing(child):
-        tested: dict[str, Any] = child.call(f"{study.plan.evaluator}:final", arguments, on_event=on_event)
-    return tested
-
-
-def _measured(study: Study, found: dict[Name, Outcome], tested: dict[str, Any]) -> Sequence[Any]:
-    """All in one sitting, given time by their number; an evaluator with invented figures has told its own."""
-    if "measurement" in tested:
-        return [from_json(Measurement, plain) for plain in tested["measurement"]]
-    asked = study.plan.bench.conditions
-    conditions = replace(asked, max_processes=asked.max_processes + 4, timeout_s=asked.timeout_s + 2.0 * len(found))
-    paths = [Path(outcome.artifact.path) for outcome in found.values() if outcome.artifact]
-    return device(study.plan.bench.device).measure(paths, conditions)
 
 
 @dataclass
@@ -230,6 +169,11 @@ class _Driver:
             if not any(lane.work for lane in self._lanes):
                 return ended
             self._receive()
+
+    def finish(self) -> None:
+        """Judge the front once more, with every worker idle."""
+        self._tick()
+        self._clock["measuring_s"] += finish(self._study, self._lanes[0].child, self._on_event)
 
     def stop(self, ended: str) -> None:
         """End the workers at once."""

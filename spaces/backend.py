@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # C++ chatter, read once at import
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TensorFlow would import Keras 3, 4 s, which few need
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # read by Keras 3 at import
 os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "3")
 

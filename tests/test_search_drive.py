@@ -13,7 +13,7 @@ from rehearsed import drive_and_die, plan
 
 from objectives.outcome import Outcome
 from search import history
-from search.drive import Limits, drive, finish, shares
+from search.drive import Limits, drive, shares
 from search.study import Study
 from search.summary import summarise
 from spaces.errors import StudyError
@@ -39,8 +39,6 @@ def test_a_study_from_start_to_end(tmp_path: Path) -> None:
     heard: list[dict[str, Any]] = []
     with Study.start(tmp_path, "s", plan(tmp_path)) as study:
         assert drive(study, Limits(trials=10), heard.append) == "trials"
-        assert not summarise(study)["final"]
-        finish(study, heard.append)
         summary = summarise(study)
     groups = [event for event in heard if event["event"] == "group"]
     assert groups[0]["trials"] == ["baseline"]

@@ -1,0 +1,83 @@
+"""The end of a study: the front and the baseline are judged once more, and those figures are the ones shown.
+
+Measured minima are biased low by the search that chose them (the winner's curse), so all are measured again,
+interleaved in one sitting while nothing trains; and the test part is read, for the first time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from objectives.latency.devices import device
+from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
+from search.isolate import CallFailed, Child, ChildDied, Event
+from search.study import Study
+from search.summary import front_of
+from spaces.errors import CandidateError
+from spaces.record import from_json, to_json
+
+MORE_PROCESSES = 4  # than a sitting of the search may have
+SECONDS_A_MODEL = 2.0  # more than such a sitting may take
+
+Measured = Sequence[Measurement | MeasureFailure]
+
+
+def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> float:
+    """Keep the final figures of the front and the baseline; gives the seconds spent measuring.
+
+    `child` reads the test part. What cannot be had is told as {"event": "warning", "text"}, and the figures of the
+    search stay. Nothing is done where no trial was told since the last time.
+    """
+    history = study.history()
+    found: dict[int | str, Outcome] = {number: history.outcomes[number] for number in front_of(history)}
+    if history.baseline and history.baseline.state == "complete":
+        found = {"baseline": history.baseline, **found}
+    if not found or set(found) <= set(history.finals):
+        return 0.0
+    try:
+        tested = _tested(study, list(found.values()), child, on_event)
+    except (ChildDied, CallFailed, CandidateError) as error:
+        on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
+        return 0.0
+    on_event({"event": "stage", "stage": "measure", "form": None, "detail": f"the front again, {len(found)} models"})
+    started = time.monotonic()
+    measured = _measured(study, list(found.values()), tested)
+    spent = time.monotonic() - started
+    qualities = [from_json(Quality, plain) for plain in tested["quality"]]
+    finals = {}
+    for (name, outcome), quality, measurement in zip(found.items(), qualities, measured, strict=True):
+        if isinstance(measurement, Measurement):
+            finals[name] = replace(outcome, quality=quality, measurement=measurement)
+        else:
+            note = f"could not be measured again: {measurement.reason}"
+            finals[name] = replace(outcome, quality=quality, notes=(*outcome.notes, note))
+    study.keep_final(finals)
+    return spent
+
+
+def _tested(study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None]) -> dict[str, Any]:
+    arguments = {
+        "bench": to_json(study.plan.bench),
+        "genotypes": [to_json(outcome.genotype) for outcome in found],
+        "outcomes": [to_json(outcome) for outcome in found],
+    }
+    tested: dict[str, Any] = child.call(f"{study.plan.evaluator}:final", arguments, on_event=on_event)
+    return tested
+
+
+def _measured(study: Study, found: list[Outcome], tested: dict[str, Any]) -> Measured:
+    """All in one sitting, given time by their number; an evaluator of invented figures has told its own."""
+    if "measurement" in tested:
+        return [from_json(Measurement, plain) for plain in tested["measurement"]]
+    asked = study.plan.bench.conditions
+    conditions = replace(
+        asked,
+        max_processes=asked.max_processes + MORE_PROCESSES,
+        timeout_s=asked.timeout_s + SECONDS_A_MODEL * len(found),
+    )
+    paths = [Path(outcome.artifact.path) for outcome in found if outcome.artifact]
+    return device(study.plan.bench.device).measure(paths, conditions)
