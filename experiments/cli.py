@@ -153,14 +153,12 @@ def main(arguments: list[str] | None = None) -> None:
     command: Callable[..., Any] = cli.main
     try:
         command(args=arguments, prog_name="brisk", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("brisk: interrupted; everything finished so far is kept, the same command goes on", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("brisk: interrupted; everything finished so far is kept", err=True)
-        sys.exit(INTERRUPTED)
     except BriskError as error:
         click.echo(f"brisk: {error}", err=True)
         sys.exit(error.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (folder / "run.json").write_text(done.stdout.splitlines()[-1])
     return folder
+
+
+@pytest.fixture(scope="module")
+def exported(study: Path) -> Callable[[str], Path]:
+    """The best point of the study, exported in a form; each form once."""
+
+    @functools.cache
+    def export(form: str) -> Path:
+        out = study / f"out-{form}"
+        brisk("export", "waves", "--pick", "best", "--to", form, "--out", str(out), home=study)
+        return out
+
+    return export
 
 
 def shown(study: Path) -> dict[str, Any]:
@@ -128,9 +143,8 @@ def test_pick_names_the_fastest(study: Path) -> None:
         ("tfserving", "models/waves/1/saved_model.pb"),
     ],
 )
-def test_an_export_is_verified_and_described(study: Path, form: str, file: str) -> None:
-    out = study / f"out-{form}"
-    brisk("export", "waves", "--pick", "best", "--to", form, "--out", str(out), home=study)
+def test_an_export_is_verified_and_described(exported: Callable[[str], Path], form: str, file: str) -> None:
+    out = exported(form)
     assert (out / file).is_file()
     assert (out / "labels.txt").read_text().split() == ["fast", "slow"]
     card = json.loads((out / "model.json").read_text())
@@ -146,9 +160,8 @@ def test_an_export_is_verified_and_described(study: Path, form: str, file: str) 
     }
 
 
-def test_the_five_lines_of_the_card_call_the_model(study: Path) -> None:
-    out = study / "out-lines"
-    brisk("export", "waves", "--to", "tflite", "--out", str(out), home=study)
+def test_the_five_lines_of_the_card_call_the_model(exported: Callable[[str], Path]) -> None:
+    out = exported("tflite")
     lines = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S)
     assert lines
     batch = json.loads((out / "model.json").read_text())["input"]["shape"][0]
