@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import Any
 
 from objectives.outcome import Outcome
+from objectives.task import TASKS
 from spaces.signature import PADDING, Signature
 
 
@@ -17,12 +18,20 @@ def plain_name(study: str) -> str:
 def card_of(
     signature: Signature, outcome: Outcome, point: dict[str, Any], found: dict[str, Any], *, study: str, to: str
 ) -> dict[str, Any]:
-    """All a user of the file must know, as JSON."""
+    """All a user of the file must know, as JSON: its own quality, as `verify` found it, and latency and size that the
+    candidate was chosen by, which are the .tflite artifact's whatever form was written.
+    """
+    assert outcome.quality, "only finished candidates are exported"
+    found = dict(found)
+    written = found.pop("quality")
+    worse = TASKS[signature.kind].error(written["validation"]) - outcome.quality.error
     batch = outcome.genotype.deployment.batch if to == "tflite" else None
     steps = signature.time_steps
     shape = [batch, steps] if signature.vocabulary else [batch, steps, signature.features]
     given = [batch, steps, signature.outputs] if signature.sequences else [batch, signature.outputs]
     padding = None if not signature.masked else (0 if signature.vocabulary else PADDING)
+    of = "the .tflite artifact" + ("" if to == "tflite" else " of the same weights; this form was not measured")
+    inside = {"mean": list(signature.mean), "std": list(signature.std), "where": "inside the model"}
     return {
         "study": study,
         "trial": point["trial"],
@@ -32,7 +41,7 @@ def card_of(
             "name": "x",
             "dtype": "int32" if signature.vocabulary else "float32",
             "shape": shape,
-            "units": "raw: the model normalises by itself",
+            "units": _units(signature),
             "padding": padding,
         },
         "output": {
@@ -41,17 +50,35 @@ def card_of(
             "shape": given,
             "meaning": "values" if signature.kind == "regression" else "probabilities",
         },
-        "normalisation": {"mean": list(signature.mean), "std": list(signature.std), "where": "inside the model"},
+        "normalisation": None if signature.vocabulary else inside,
         "labels": list(signature.labels),
         "genotype": point["genotype"],
-        "quality": point["quality"],
-        "latency_ms": {**point["latency_ms"], "of": "the .tflite artifact"},
+        "quality": {"metric": point["quality"]["metric"], **written},
+        "latency_ms": {**point["latency_ms"], "of": of},
         "size_bytes": point["size_bytes"],
         "artifact": point["artifact"],
-        "baseline": {"speedup": point["speedup"], "drop": point["drop"]},
-        "verification": {**found, "held_to": "outputs" if to != "tflite" else "outputs if float32, else score"},
+        "baseline": {
+            "speedup": point["speedup"],
+            "speedup_of": of,
+            "drop": None if point["drop"] is None else point["drop"] + worse,
+        },
+        "verification": {**found, "held_to": " and ".join(held_to(to, outcome))},
         "versions": {name: metadata.version(name) for name in ("brisk-rnn", "tensorflow", "ai-edge-litert")},
     }
+
+
+def held_to(to: str, outcome: Outcome) -> list[str]:
+    """What a written model must share with what was trained and measured: a float form every output, the measured file
+    its validation score.
+    """
+    outputs = to != "tflite" or outcome.genotype.deployment.bits == "32"
+    return ["outputs"] * outputs + ["validation score"] * (to == "tflite")
+
+
+def _units(signature: Signature) -> str:
+    if not signature.vocabulary:
+        return "raw: the model normalises by itself"
+    return f"tokens 0..{signature.vocabulary - 1}" + (", 0 pads" if signature.masked else "")
 
 
 CALLS = {
@@ -82,22 +109,17 @@ def readme(card: dict[str, Any]) -> str:
     quality, latency = card["quality"], card["latency_ms"]
     shape = "[" + ", ".join("batch" if size is None else str(size) for size in card["input"]["shape"]) + "]"
     call = CALLS[card["format"]].format(dtype=card["input"]["dtype"], shape=shape, name=plain_name(card["study"]))
-    test = quality["test"]
-    score = (
-        f"{quality['metric']} {test:.4f} +- {quality['test_stderr']:.4f} on the test part"
-        if test is not None
-        else f"{quality['metric']} {quality['validation']:.4f} on the validation part; the test part was not read"
-    )
+    score = f"{quality['metric']} {quality['test']:.4f} +- {quality['test_stderr']:.4f} on the test part"
     compared = card["verification"]
     lines = [
         f"# {card['study']}, trial {card['trial']}: a {card['task']} model",
         "",
-        f"- Quality: {score}.",
+        f"- Quality of this form: {score}, {quality['validation']:.4f} on the validation part.",
         f"- Latency: {latency['median']:.4g} ms a call (95 % interval {latency['ci'][0]:.4g} to {latency['ci'][1]:.4g}"
         f"{'' if latency['converged'] else ', not converged'}), {latency['scenario']}, batch {latency['batch']}, "
         f"{latency['threads']} thread, on device {latency['device']!r}; of {latency['of']}.",
-        f"- Size: {card['size_bytes']} bytes as .tflite; bits realised: {card['artifact']['realised_bits']}.",
-        f"- Input `x`: {card['input']['dtype']} {shape}, in raw units; normalisation is inside the model.",
+        f"- Size: {card['size_bytes']} bytes as .tflite, with the bits {card['artifact']['realised_bits']}.",
+        f"- Input `x`: {card['input']['dtype']} {shape}, {card['input']['units']}.",
         f"- Output `y`: {card['output']['meaning']}" + (", labels in `labels.txt`." if card["labels"] else "."),
         f"- Verified in a fresh process on {compared['rows']} held-out rows: largest difference from the trained Keras "
         f"model {compared['max_difference']:.2g}, relative error {compared['output_error']:.2g}, "

@@ -9,12 +9,20 @@ import click
 from experiments.show import print_json
 from experiments.spec import read
 from objectives.data import load
+from objectives.latency.devices import device
 from spaces.genotype import Architecture
 
 
 def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
-    """Say what a study of this spec would search, or raise the SpecError or DataError that `brisk run` would raise."""
+    """Say what a study of this spec would search.
+
+    Raises what `brisk run` would raise before it trains: SpecError for spec, sampler or device, DataError for the data.
+    """
+    from search.samplers import named  # loads Optuna
+
     spec = read(spec_name, sets)
+    named(spec.search.sampler)
+    device(spec.bench(home="").device)
     data = load(spec.task, seed=spec.study.seed, root=spec.root)
     spec.space.check(spec.task.kind, data.signature.time_steps)
     forms = {

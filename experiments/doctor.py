@@ -20,7 +20,7 @@ import psutil
 
 from objectives.latency import timing
 from objectives.latency.devices import DEVICES, device
-from objectives.latency.devices.local import REFERENCE, Candidate, Local
+from objectives.latency.devices.local import REFERENCE, Candidate, Local, processor
 from objectives.outcome import Conditions, MeasureFailure, Measurement
 from spaces.errors import BriskError
 
@@ -63,7 +63,7 @@ def machine() -> dict[str, Any]:
     """Processor, cores, memory, load and Python."""
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -71,15 +71,6 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load": round(psutil.getloadavg()[0], 2),
     }
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    named = re.search(r"model name\s*: (.*)", text)
-    return named[1] if named else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str | None]:

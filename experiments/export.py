@@ -13,15 +13,16 @@ from typing import Any
 
 import click
 
-from experiments.card import card_of, plain_name, readme
+from experiments.card import card_of, held_to, plain_name, readme
 from experiments.publish import register
 from experiments.report import console, write_point
 from experiments.show import print_json
 from objectives.bench import Bench
+from objectives.cache import Cache
 from objectives.outcome import Outcome
 from search.front import pick
 from search.history import History, read
-from search.isolate import Child
+from search.isolate import CallFailed, Child, ChildDied
 from search.summary import latest, point_of, summarise
 from spaces.errors import InputError, VerificationError, nearest
 from spaces.record import from_json, to_json
@@ -29,6 +30,7 @@ from spaces.signature import Signature
 
 FORMS = ("tflite", "savedmodel", "tfserving", "keras")
 FLOAT_TOLERANCE = 1e-5  # of outputs, relative to the largest; float32 forms
+SCORE_TOLERANCE = 1e-6  # of what the same bytes score on the same data
 TIMEOUT_S = 600.0
 
 
@@ -50,12 +52,16 @@ def export_point(
     if rule and trial:
         raise InputError("--pick and --trial both choose; give one of them")
     history = read(home, study)
-    name, point = _chosen(history, rule or "knee", trial)
+    if history.plan.evaluator != "objectives.judge":
+        raise InputError(
+            f"{study}: its figures are invented and nothing was trained; export from a study without --rehearse"
+        )
+    name, point = chosen(history, rule or "knee", trial)
     signature = from_json(Signature, history.prepared["signature"])
     outcome = latest(history, name)
-    bench = replace(history.plan.bench, home=str(home.resolve()))
+    bench = replace(history.plan.bench, home=str(home.resolve()), data_digest=history.prepared["digest"])
     card = export(bench, signature, outcome, point, study=study, to=to, out=out, overwrite=overwrite)
-    registered = register(home, history, name, out / "model.tflite", signature) if to == "tflite" else ""
+    registered = register(home, history, name, Cache(home).artifact(point["artifact"]["sha256"]), signature)
     if as_json:
         print_json({**card, "out": str(out), "registered": registered})
         return
@@ -64,30 +70,34 @@ def export_point(
     click.echo(
         f"Written to {out} and verified in a fresh process on {checked['rows']} held-out rows: largest difference from "
         f"the trained Keras model {checked['max_difference']:.2g}, score {checked['score']:.4f} against its "
-        f"{checked['keras_score']:.4f}."
+        f"{checked['keras_score']:.4f}; {card['quality']['metric']} {card['quality']['test']:.4f} on the test part."
     )
-    if registered:
-        click.echo(registered)
+    click.echo(registered)
     click.echo(f"How to call it: {out / 'README.md'}")
 
 
-def _chosen(history: History, rule: str, trial: str | None) -> tuple[int | str, dict[str, Any]]:
-    """The trial's name and its POINT."""
+def chosen(history: History, rule: str, trial: str | None) -> tuple[int | str, dict[str, Any]]:
+    """The name of the trial that `trial`, or else `rule`, names, and its POINT.
+
+    Raises InputError where there is none, or where it was not trained and measured to its end.
+    """
     if trial is None:
         point = dict(pick(summarise(history)["front"], rule))
         return point["trial"], point
-    if trial == "baseline" and history.baseline:
-        return "baseline", point_of(history, "baseline")
-    number = int(trial) if trial.isdigit() else -1
-    if number not in history.outcomes:
+    number = int(trial) if trial.isdecimal() else -1
+    if number in history.running:
+        raise InputError(f"--trial {trial}: it is still being trained or measured; try again when it is done")
+    outcome = history.baseline if trial == "baseline" else history.outcomes.get(number)
+    if outcome is None:
         raise InputError(
             f"--trial {trial}: study {history.name!r} has no such trial; `brisk show {history.name}` lists the front"
         )
-    outcome = history.outcomes[number]
-    if outcome.state not in ("complete", "infeasible") or not outcome.measurement:
+    done = outcome.state in ("complete", "infeasible") and outcome.quality and outcome.measurement and outcome.artifact
+    if not done:
         why = f"it is {outcome.state} ({outcome.reason})" if outcome.reason else f"it is {outcome.state}"
         raise InputError(f"--trial {trial}: cannot be exported, for {why}; choose one that was trained and measured")
-    return number, point_of(history, number)
+    name = trial if trial == "baseline" else number
+    return name, point_of(history, name)
 
 
 def export(
@@ -103,21 +113,21 @@ def export(
 ) -> dict[str, Any]:
     """Write `outcome` in form `to` into `out` and return its card; `point` is its entry in the JSON of `show`.
 
-    Raises InputError where `to` is unknown or `out` is taken, VerificationError where what was written is not what was
-    trained; nothing is left in `out` then.
+    Raises InputError where `to` is unknown, `out` is taken or what was trained is no longer there, VerificationError
+    where what was written is not what was trained; nothing is left in `out` then.
     """
     if to not in FORMS:
         raise InputError(f"--to {to}: no such form; {nearest(to, FORMS)}")
     with _landing(out, overwrite) as folder:
-        request = {"bench": to_json(bench), "outcome": to_json(outcome), "to": to, "folder": str(folder)}
-        written = _fresh(bench.home, "experiments.exporters:write", {**request, "name": plain_name(study)})
-        found = _fresh(
+        request = {"bench": to_json(bench), "to": to, "folder": str(folder)}
+        written = _fresh(
             bench.home,
-            "experiments.exporters:verify",
-            {"kind": signature.kind, "to": to, "path": written["path"], "folder": str(folder)},
+            "experiments.exporters:write",
+            {**request, "outcome": to_json(outcome), "name": plain_name(study)},
         )
-        (folder / "held-out.npz").unlink()
-        _judge(found, to, outcome)
+        found = proof(bench.home, "experiments.exporters:verify", {**request, "path": written["path"]})
+        (folder / "oracle.npy").unlink()
+        judge(found, to, outcome)
         card = card_of(signature, outcome, point, found, study=study, to=to)
         (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(card), encoding="utf-8")
@@ -151,6 +161,16 @@ def _landing(out: Path, overwrite: bool) -> Iterator[Path]:
         raise
 
 
+def proof(home: str, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a function finds of the written model in a fresh process; VerificationError where it cannot even look."""
+    try:
+        return _fresh(home, function, arguments)
+    except (ChildDied, CallFailed) as error:
+        raise VerificationError(
+            f"what was written could not be loaded and run: {error}. Nothing was left in place; please report this"
+        ) from None
+
+
 def _fresh(home: str, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
     child = Child(home=Path(home), name="export")
     try:
@@ -160,24 +180,23 @@ def _fresh(home: str, function: str, arguments: dict[str, Any]) -> dict[str, Any
         child.close()
 
 
-def _judge(found: dict[str, Any], to: str, outcome: Outcome) -> None:
-    """Raise VerificationError unless the written model answers as the trained one: float forms number by number,
-    quantised ones by their score, which must be what was recorded for them.
+def judge(found: dict[str, Any], to: str, outcome: Outcome) -> None:
+    """Raise VerificationError unless the written model answers as the trained one: float forms number by number, and
+    the measured file, of any bits, by its score on the validation part, which must be the recorded one.
     """
-    if to != "tflite" or outcome.genotype.deployment.bits == "32":
-        allowed = FLOAT_TOLERANCE * max(1.0, found["largest_output"])
-        if not found["max_difference"] <= allowed:
-            raise VerificationError(
-                f"the written {to} model differs from the trained Keras model by {found['max_difference']:.3g} on "
-                f"{found['rows']} held-out rows; {allowed:.1g} is allowed. Nothing was left in place; "
-                "please report this"
-            )
-        return
     assert outcome.quality, "only candidates with a quality are exported"
-    recorded = outcome.quality.test if outcome.quality.test is not None else outcome.quality.validation
-    allowed = 3 * max(found["stderr"], 1e-9) + 1e-6
-    if not abs(found["score"] - recorded) <= allowed:
+    wrong = []
+    allowed = FLOAT_TOLERANCE * max(1.0, found["largest_output"])
+    held = held_to(to, outcome)
+    if "outputs" in held and not found["max_difference"] <= allowed:
+        wrong.append(
+            f"differs from the trained Keras model by {found['max_difference']:.3g} on {found['rows']} held-out rows "
+            f"({allowed:.1g} is allowed)"
+        )
+    scored, recorded = found["quality"]["validation"], outcome.quality.validation
+    if "validation score" in held and not abs(scored - recorded) <= SCORE_TOLERANCE * max(1.0, abs(recorded)):
+        wrong.append(f"scores {scored:.7g} on the validation part, where the study recorded {recorded:.7g}")
+    if wrong:
         raise VerificationError(
-            f"the written {to} model scores {found['score']:.4f} on {found['rows']} held-out rows, where the study "
-            f"recorded {recorded:.4f} (+-{allowed:.4f} is allowed). Nothing was left in place; please report this"
+            f"the written {to} model {' and '.join(wrong)}. Nothing was left in place; please report this"
         )

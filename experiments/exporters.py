@@ -6,7 +6,7 @@ raw inputs to outputs. Writing and judging happen in two processes, so that noth
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,42 +16,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.bench import Bench
+from objectives.cache import Cache
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
 from objectives.outcome import Outcome
 from objectives.task import TASKS
-from objectives.trained import trained
+from objectives.trained import recalled
 from spaces.backend import keras, tf
 from spaces.build import build, put_weights, serving_model
+from spaces.errors import StudyError, VerificationError
 from spaces.record import from_json
 
-ROWS = 256  # of the test part, on which the written model is compared with the trained one
+ROWS = 256  # of the test part, on which outputs are compared with the trained model's; and of one call
+AGAIN = "run the study again under a --name of its own"
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Exporter:
-    """One form: `write(model, outcome, folder, name)` gives the path to load, `open` loads it in another process."""
+    """One form: `write(model, artifact, folder, name)` gives the path to load, `open` loads it in another process."""
 
-    write: Callable[[Any, Outcome, Path, str], Path]
+    write: Callable[[Any, Path, Path, str], Path]
     open: Callable[[Path], Run]
 
 
-def _write_tflite(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
-    assert outcome.artifact, "only candidates with an artifact are exported"
-    return Path(shutil.copyfile(outcome.artifact.path, folder / "model.tflite"))
+def _write_tflite(model: Any, artifact: Path, folder: Path, name: str) -> Path:
+    try:
+        content = artifact.read_bytes()
+    except OSError as error:
+        raise StudyError(f"the model file {artifact} cannot be read ({error.strerror}); {AGAIN}") from None
+    if hashlib.sha256(content).hexdigest() != artifact.stem:
+        raise VerificationError(f"{artifact} is not the file that was measured. Nothing was left in place; {AGAIN}")
+    path = folder / "model.tflite"
+    path.write_bytes(content)
+    return path
 
 
-def _write_keras(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
+def _write_keras(model: Any, artifact: Path, folder: Path, name: str) -> Path:
     model.save(folder / "model.keras")
     return folder / "model.keras"
 
 
-def _write_saved_model(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
+def _write_saved_model(model: Any, artifact: Path, folder: Path, name: str) -> Path:
     return _save(model, folder / "saved_model")
 
 
-def _write_tfserving(model: Any, outcome: Outcome, folder: Path, name: str) -> Path:
+def _write_tfserving(model: Any, artifact: Path, folder: Path, name: str) -> Path:
     (folder / "model.config").write_text(
         "model_config_list {\n  config {\n"
         f'    name: "{name}"\n    base_path: "/models/{name}"\n    model_platform: "tensorflow"\n'
@@ -82,7 +92,7 @@ def _open_tflite(path: Path) -> Run:
 
 def _open_keras(path: Path) -> Run:
     model = keras.models.load_model(path)
-    return lambda x: np.asarray(model(x, training=False))
+    return lambda x: np.asarray(model.predict(x, batch_size=ROWS, verbose=0))
 
 
 def _open_saved_model(path: Path) -> Run:
@@ -93,7 +103,11 @@ def _open_saved_model(path: Path) -> Run:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(path))
     signature = loaded.signature_def["serving_default"]
     taken, given = signature.inputs["x"].name, signature.outputs["y"].name
-    return lambda x: np.asarray(session.run(given, {taken: x}))
+
+    def run(x: NDArray[Any]) -> NDArray[np.float32]:
+        return np.concatenate([session.run(given, {taken: x[at : at + ROWS]}) for at in range(0, len(x), ROWS)])
+
+    return run
 
 
 EXPORTERS: dict[str, Exporter] = {
@@ -105,31 +119,44 @@ EXPORTERS: dict[str, Exporter] = {
 
 
 def write(bench: dict[str, Any], outcome: dict[str, Any], to: str, folder: str, name: str) -> dict[str, Any]:
-    """Write one form into `folder`; beside it, for `verify`, what the trained Keras model answers on held-out rows."""
+    """Write one form into `folder`; beside it, for `verify`, what the trained Keras model answers on held-out rows.
+
+    Raises DataError where the data have changed since the study, StudyError where its trained weights or the artifact
+    are no longer in the cache: nothing is trained here, for it would not be what was measured.
+    """
     where, known = from_json(Bench, bench), from_json(Outcome, outcome)
+    assert known.artifact, "only candidates with an artifact are exported"
     data = loaded(where)
-    weights = trained(where, data, known.genotype, lambda event: None)[0]
+    kept = recalled(where, data, known.genotype)
+    if kept is None:
+        raise StudyError(f"{Cache(where.home).folder} has no weights that these versions trained; {AGAIN}")
     model = build(known.genotype.architecture, data.signature, where.seed)
-    put_weights(model, weights)
+    put_weights(model, kept[0])
     serving = serving_model(model, data.signature)
-    path = EXPORTERS[to].write(serving, known, Path(folder), name)
-    x, y = data.test.x[:ROWS], data.test.y[:ROWS]
-    np.savez(Path(folder) / "held-out.npz", x=x, y=y, oracle=np.asarray(serving(x, training=False)))
+    path = EXPORTERS[to].write(serving, Cache(where.home).artifact(known.artifact.sha256), Path(folder), name)
+    np.save(Path(folder) / "oracle.npy", serving.predict(data.test.x[:ROWS], batch_size=ROWS, verbose=0))
     return {"path": str(path)}
 
 
-def verify(kind: str, to: str, path: str, folder: str) -> dict[str, Any]:
-    """Load what was written, in this fresh process, and compare it with the trained model on held-out rows."""
-    with np.load(Path(folder) / "held-out.npz") as kept:
-        x, y, oracle = kept["x"], kept["y"], kept["oracle"]
-    output = EXPORTERS[to].open(Path(path))(x)
-    task = TASKS[kind]
+def verify(bench: dict[str, Any], to: str, path: str, folder: str) -> dict[str, Any]:
+    """Load what was written, in this fresh process: its quality on the validation and the test part, and on held-out
+    rows of the latter how far it is from the trained model.
+    """
+    data = loaded(from_json(Bench, bench))
+    task, run = TASKS[data.signature.kind], EXPORTERS[to].open(Path(path))
+    validation, test = run(data.validation.x), run(data.test.x)
+    oracle = np.load(Path(folder) / "oracle.npy")
+    output, y = test[: len(oracle)], data.test.y[: len(oracle)]
     return {
-        "rows": len(x),
+        "rows": len(oracle),
         "max_difference": float(np.max(np.abs(output - oracle))),
         "largest_output": float(np.max(np.abs(oracle))),
         "output_error": float(np.sqrt(np.mean((output - oracle) ** 2) / np.mean(oracle**2))),
         "score": task.score(y, output),
         "keras_score": task.score(y, oracle),
-        "stderr": task.stderr(y, oracle),
+        "quality": {
+            "validation": task.score(data.validation.y, validation),
+            "test": task.score(data.test.y, test),
+            "test_stderr": task.stderr(data.test.y, test),
+        },
     }

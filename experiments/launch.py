@@ -17,12 +17,14 @@ from experiments.report import console, write
 from experiments.show import print_json
 from experiments.spec import Spec, read
 from experiments.table import Place, duration_s
+from objectives.bench import Bench
 from objectives.outcome import Outcome
-from search.drive import Limits, drive
+from search.drive import Limits, drive, shares
+from search.lock import disk_trouble_told
 from search.outbox import Outbox
 from search.study import Study
 from search.summary import nearest_miss, summarise
-from spaces.errors import InputError, NothingFeasible
+from spaces.errors import InputError, NothingFeasible, SpecError
 from spaces.record import from_json
 
 REHEARSAL = "-rehearsal"
@@ -49,10 +51,11 @@ def launch(
     spec = read(spec_name, sets)
     limits = limits_of(spec, trials=trials, timeout=timeout, workers=workers)
     plan = spec.plan(str(usable(home)))
+    check_threads(plan.bench, limits.workers)
     study_name = name or spec.study.name + (REHEARSAL if rehearse else "")
     if rehearse:
         plan = replace(plan, evaluator="objectives.rehearsal")
-    with Study.start(home, study_name, plan) as study:
+    with disk_trouble_told(home), Study.start(home, study_name, plan) as study:
         with _shipping(study, home) if not rehearse else nullcontext() as outbox:
             _work(study, limits, outbox)
         history = study.history()
@@ -80,6 +83,19 @@ def limits_of(spec: Spec, *, trials: int | None, timeout: str | None, workers: i
     )
 
 
+def check_threads(bench: Bench, workers: int) -> None:
+    """Raise SpecError where a worker would have fewer cores than the threads it must measure with."""
+    split = shares(workers)
+    threads, fewest = bench.conditions.threads, min(map(len, split))
+    if bench.device == "local" and threads > fewest:
+        cores = len({core for share in split for core in share})
+        raise SpecError(
+            f"objectives.latency.threads: got {threads}, but {workers} worker{'s' * (workers > 1)} on {cores} "
+            f"core{'s' * (cores > 1)} leave{'s' * (workers == 1)} {fewest} for each; "
+            "ask for fewer threads, or for fewer --workers"
+        )
+
+
 def usable(home: Path) -> Path:
     """The home, made if it is not there. Raises InputError where it cannot be written."""
     try:
@@ -95,8 +111,8 @@ def usable(home: Path) -> Path:
 
 def _work(study: Study, limits: Limits, outbox: Outbox | None) -> None:
     """Drive the study and judge its front, with everybody told who wants to know."""
-    told = len(study.outcomes)
-    with Progress(trials=limits.trials, timeout_s=limits.timeout_s, done=told) as progress, _terminable():
+    told = tuple(study.outcomes.values())
+    with Progress(trials=limits.trials, timeout_s=limits.timeout_s, before=told) as progress, _terminable():
 
         def hear(event: dict[str, Any]) -> None:
             progress(event)

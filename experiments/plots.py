@@ -43,7 +43,7 @@ def front_png(summary: Mapping[str, Any], path: Path, outcomes: Sequence[tuple[i
         corner = "upper right" if shown.smaller_is_better else "lower right"
         axes.legend(loc=corner, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)  # type: ignore[call-overload]
     _label(figure, axes, shown)
-    figure.savefig(path)
+    figure.savefig(path, format="png")
     return path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -37,8 +37,8 @@ class Progress:
     """Shows a study as it goes; a context manager.
 
     Call it with the events of `search.drive`; or `asked` says which candidates a worker has been given, `event` takes
-    what it emits, `told` the outcome. `trials` and `timeout_s` are the budget (None: none), `done` the trials told
-    before. A closed pipe or a broken terminal only ends the display.
+    what it emits, `told` the outcome. `trials` and `timeout_s` are the budget (None: none), `before` what was told in
+    earlier sessions. A closed pipe or a broken terminal only ends the display.
     """
 
     def __init__(
@@ -48,19 +48,21 @@ class Progress:
         trials: int | None = None,
         timeout_s: float | None = None,
         stream: IO[str] | None = None,
-        done: int = 0,
+        before: Sequence[Outcome] = (),
     ) -> None:
         self._console: Console = console(stream or sys.stderr, forgiving=True)
         self._tty = self._console.is_terminal if tty is None else tty
         self._ascii = not self._console.encoding.lower().replace("-", "").startswith("utf")
-        self._trials, self._timeout_s, self._done = trials, timeout_s, done
-        self._before, self._started = done, time.monotonic()
+        self._trials, self._timeout_s, self._done = trials, timeout_s, 0
+        self._before, self._started = len(before), time.monotonic()
         self._workers: dict[Any, Working] = {}
         self._counts: dict[str, int] = {}
         self._best: dict[str, float] = {}
         self._lock = threading.RLock()
         self._broken = False
         self._live: Live | None = None
+        for outcome in before:
+            self._count(outcome)
 
     def __enter__(self) -> Progress:
         self._started = time.monotonic()
@@ -108,10 +110,7 @@ class Progress:
         """A candidate is done; the baseline is none of the budget's trials."""
         with self._lock:
             if trial != "baseline":
-                self._done += 1
-                self._counts[outcome.state] = self._counts.get(outcome.state, 0) + 1
-                if outcome.state == "complete":
-                    self._remember(outcome)
+                self._count(outcome)
         if not self._tty:
             self.say(f"[{self._tally()}] {told_line(trial, outcome)}")
 
@@ -119,8 +118,10 @@ class Progress:
         """A line above the display, or simply the next line."""
         self._try(lambda: self._console.print(Text(self._plain(line)), soft_wrap=True))
 
-    def _remember(self, outcome: Outcome) -> None:
-        for name, objective in OBJECTIVES.items():
+    def _count(self, outcome: Outcome) -> None:
+        self._done += 1
+        self._counts[outcome.state] = self._counts.get(outcome.state, 0) + 1
+        for name, objective in OBJECTIVES.items() if outcome.state == "complete" else ():
             cost = objective.read(outcome)
             if cost is not None and (name not in self._best or cost < self._best[name]):
                 self._best[name] = cost

@@ -19,8 +19,8 @@ from spaces.signature import Signature
 
 def sink(home: Path, history: History) -> Callable[[], Projection]:
     """What opens the study in MLflow."""
-    store, artifacts = _store(home, history.plan.tracking)
-    return lambda: Projection(store, artifacts, history.name, summarise(history)["task"])
+    uri, artifacts = store(home, history.plan.tracking)
+    return lambda: Projection(uri, artifacts, history.name, summarise(history)["task"])
 
 
 def publish(home: Path, history: History) -> str:
@@ -31,7 +31,7 @@ def publish(home: Path, history: History) -> str:
     try:
         with tempfile.TemporaryDirectory(prefix="brisk-") as folder:
             files = drawings(summary, list(history.outcomes.items()), Path(folder))
-        project(*_store(home, history.plan.tracking), history.name, summary, shown(history), files)
+        project(*store(home, history.plan.tracking), history.name, summary, shown(history), files)
     except Exception as error:  # whatever MLflow raises: the study is complete without it
         return f"{type(error).__name__}: {error}".splitlines()[0][:300]
     return ""
@@ -48,14 +48,14 @@ def sync_study(home: Path, study: str) -> None:
 
 
 def register(home: Path, history: History, trial: Key, model: Path, signature: Signature) -> str:
-    """Make the exported file the newest version of the study's registered model; says so, or why it could not."""
-    store, artifacts = _store(home, history.plan.tracking)
+    """Make a candidate's .tflite the newest version of the study's registered model; says so, or why it could not."""
+    uri, artifacts = store(home, history.plan.tracking)
     try:
-        projection = Projection(store, artifacts, history.name, summarise(history)["task"])
+        projection = Projection(uri, artifacts, history.name, summarise(history)["task"])
         version = projection.register(trial, model, signature, name=history.name, aliases=["exported"])
     except Exception as error:  # the export is complete without it
         return f"It was not registered with MLflow: {type(error).__name__}: {error}".splitlines()[0][:300]
-    return f"Registered with MLflow as {history.name} version {version}, alias exported."
+    return f"Its .tflite is registered with MLflow as {history.name} version {version}, alias exported."
 
 
 def shown(history: History) -> list[tuple[Key, Outcome]]:
@@ -68,5 +68,6 @@ def shown(history: History) -> list[tuple[Key, Outcome]]:
     return list(told.items())
 
 
-def _store(home: Path, uri: str) -> tuple[str, str]:
+def store(home: Path, uri: str) -> tuple[str, str]:
+    """MLflow's tracking URI and artifact folder of a study: its plan's own `tracking`, or the home's store."""
     return (uri, "") if uri else home_store(home)

@@ -12,20 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from search.ledger import form, title
+from spaces.catalog import asked_bits
 
 NARROW, SLIM = 100, 78  # columns: below the first, bits and form share one; below the second, less is shown
 PIPE_COLUMNS = 120  # where nobody's window limits the width
 
-ASKED = {
-    "32": {"input": 32, "recurrent": 32},
-    "16": {"input": 16, "recurrent": 16},
-    "8": {"input": 8, "recurrent": 8},
-    "rec8": {"recurrent": 8},
-    "rec4": {"recurrent": 4, "input": 8},
-    "4": {"input": 4, "recurrent": 4},
-    "full8": {"input": 8, "recurrent": 8},
+REHEARSAL = "REHEARSAL: invented figures"
+
+ENDED = {
+    "timeout": "It ended because its time was up; the same command goes on with it.",
+    "exhausted": "It ended because the sampler found nothing in the space that was not tried yet.",
 }
-"""The width that each name of `catalog.BITS` asks of each role, where it asks for one."""
+"""Why a study ended before its trials were told."""
 
 ASCII = str.maketrans({"±": "+-", "→": "->", "·": "-", "×": "x", "✓": "*", "…": "..."})
 
@@ -57,6 +55,9 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     """The whole report of a study: baseline, front, counts, failures, wall time, and what to do next."""
     say = _Speaker(to)
     name, front, baseline = summary["study"], summary["front"], summary.get("baseline")
+    rehearsal = summary.get("rehearsal", False)
+    if rehearsal:
+        say(REHEARSAL, style="bold")
     if baseline:
         exporter = baseline["artifact"].get("exporter") or f"the {form(baseline['genotype'])} exporter"
         what = f"Baseline: {title(baseline['genotype'])}"
@@ -66,11 +67,15 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
         _say_footnotes([*front, *([baseline] if baseline else [])], say)
     say("")
     say(counts_line(summary))
+    if why := ENDED.get(summary.get("ended", "")):
+        say(why)
     for line in failure_lines(summary["failures"]):
         say(line, style="red")
     if line := split_line(summary):
         say(line)
-    if front:
+    if rehearsal:
+        say("Next: the same command without --rehearse")
+    elif front:
         say(f"Next: brisk ui {name}    (a closer look)", whole=True)
         say(f"      brisk export {name} --pick knee --to tflite --out DIR", whole=True)
     elif not summary["counts"].get("running"):
@@ -79,14 +84,17 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
 
 def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Console) -> None:
     """One point of a study, below its baseline."""
-    ascii_only = _Speaker(to).ascii_only
+    say = _Speaker(to)
+    if summary.get("rehearsal"):
+        say(REHEARSAL, style="bold")
+    ascii_only = say.ascii_only
     to.print(table({**summary, "front": [point]}, to.width, ascii_only=ascii_only))
 
 
 def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -> Table:
     """The front, fastest first, the baseline above it; test figures where there are any, validation until then."""
     baseline = summary.get("baseline")
-    points = sorted(summary["front"], key=lambda point: point["latency_ms"]["median"])
+    points = sorted(summary["front"], key=lambda point: -point["throughput_per_s"])
     points = [*([baseline] if baseline else []), *points]
     metric = points[0]["quality"]["metric"] if points else "metric"
     shapes = [] if width < SLIM else ["bits, form"] if width < NARROW else ["bits", "form"]
@@ -114,7 +122,7 @@ def bits(point: Mapping[str, Any]) -> str:
     """The bit width asked for, and what it became where that differs: "8", "rec8→32", "8→input 32"."""
     asked = str(point["genotype"]["deployment"]["bits"])
     realised = point["artifact"].get("realised_bits") or {}
-    wanted = {role: width for role, width in ASKED.get(asked, {}).items() if role in realised}
+    wanted = {role: width for role, width in asked_bits(asked).items() if role in realised}
     wrong = {role: realised[role] for role, width in wanted.items() if realised[role] != width}
     if not wrong:
         return asked
@@ -200,6 +208,11 @@ class _Speaker:
 
 
 def _say_footnotes(points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
+    if any(point["latency_ms"]["batch"] > 1 for point in points):
+        say(
+            "latency is of a call of as many sequences as b says; faster, bounds and rules count one sequence",
+            style="dim",
+        )
     if any(latency(point["latency_ms"]).startswith("~") for point in points):
         say("~ its interval is wider than asked for: the machine was noisy", style="dim")
     for why in sorted(

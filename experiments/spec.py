@@ -14,6 +14,7 @@ from experiments.table import Place, override, record
 from objectives.bench import Bench, TaskSpec, TrainingSpec
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions
+from objectives.sources import importable
 from search.history import Plan
 from spaces.catalog import CELLS
 from spaces.errors import SpecError, nearest
@@ -64,7 +65,7 @@ class QualityBound:
 
 @dataclass(frozen=True)
 class LatencyBound(Conditions):
-    """`latency = { device, scenario, threads, max_ms }`, and the other conditions of measuring."""
+    """`latency = { device, scenario, threads, max_ms }`, `max_ms` per sequence, and other conditions of measuring."""
 
     device: str = "local"
     max_ms: float | None = None
@@ -145,6 +146,7 @@ class Spec:
             bounds=self.objectives.bounds,
             home=home,
             teacher=self.baseline.genotype if self.baseline and self.baseline.teacher else None,
+            quantize_head=self.space.quantize_head,
             root=self.root,
         )
 
@@ -169,7 +171,8 @@ def presets() -> dict[str, Path]:
 def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
     """The spec in a file or preset, with `key.path=value` overrides.
 
-    Raises SpecError, saying file, key, value and remedy, where anything in it is unknown or does not fit the rest.
+    Modules of the user's own beside the file can be imported from then on. Raises SpecError, saying file, key, value
+    and remedy, where anything in it is unknown or does not fit the rest.
     """
     path = presets().get(path_or_preset, Path(path_or_preset))
     shipped = path_or_preset in presets()
@@ -192,6 +195,7 @@ def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
     )
     for key, problem in problems(spec):
         raise place.at(key).error(problem)
+    importable(spec.root)
     return spec
 
 

@@ -1,4 +1,4 @@
-"""`brisk ui`: MLflow's server on the home's store, for as long as somebody looks, opened on the study's front."""
+"""`brisk ui`: MLflow's server on the study's store, for as long as somebody looks, opened on the study's front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from search.tracking import MLFLOW_SETTINGS, home_store, pages_of
+from experiments.publish import store
+from search.history import read
+from search.tracking import MLFLOW_SETTINGS, pages_of
 from spaces.errors import StudyError
 
 START_S = 120.0  # a loaded machine takes half a minute
@@ -31,27 +33,45 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C.
 
-    Raises StudyError where MLflow has nothing of the study, the port is taken, or the server does not start.
+    A study that is kept on a tracking server has its page there: it is named, and nothing is started. Raises StudyError
+    where MLflow has nothing of the study or cannot be read, the port is taken, or the server does not start.
     """
-    if not (home / "mlflow.db").is_file():
+    tracking = read(home, study).plan.tracking
+    uri, artifacts = store(home, tracking)
+
+    def tell(address: str, pages: tuple[str, str]) -> None:
+        say(f"the front of {study}: {address}{pages[0]}")
+        say(f"the same, drawn: {address}{pages[1]}")
+        if open_browser and _has_screen():
+            webbrowser.open(address + pages[0])
+
+    if tracking.startswith(("http://", "https://")):
+        tell(tracking.rstrip("/"), _pages(uri, study))
+        return
+    if not tracking and not (home / "mlflow.db").is_file():
         raise StudyError(f"{home} holds no MLflow store yet; `brisk sync {study}` makes it from the study")
     port = free_port(port)
     log = home / "mlflow-server.log"
     address = f"http://127.0.0.1:{port}"
-    with _interruptible(), _server(home, port, log) as server:
+    with _interruptible(), _server(home, uri, artifacts, port, log) as server:
         say("starting MLflow ...")
-        uri, _ = home_store(home)
-        pages = pages_of(uri, study)
-        if pages is None:
-            raise StudyError(f"MLflow in {home} has nothing of a study {study!r}; `brisk sync {study}` sends it")
+        pages = _pages(uri, study)
         _await(server, address, log)
-        say(f"the front of {study}: {address}{pages[0]}")
-        say(f"the same, drawn: {address}{pages[1]}")
+        tell(address, pages)
         say("Ctrl-C ends it")
-        if open_browser and _has_screen():
-            webbrowser.open(address + pages[0])
         with contextlib.suppress(KeyboardInterrupt):
             server.wait()
+
+
+def _pages(uri: str, study: str) -> tuple[str, str]:
+    try:
+        pages = pages_of(uri, study)
+    except Exception as error:  # whatever MLflow raises
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        raise StudyError(f"MLflow at {uri} cannot be read: {why}; mend that and try again") from None
+    if pages is None:
+        raise StudyError(f"MLflow at {uri} has nothing of a study {study!r}; `brisk sync {study}` sends it")
+    return pages
 
 
 def free_port(wanted: int | None = None) -> int:
@@ -67,11 +87,11 @@ def free_port(wanted: int | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _server(home: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _server(home: Path, uri: str, artifacts: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """MLflow's server in a process group of its own, ended with all its children on the way out."""
-    uri, artifacts = home_store(home)
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--default-artifact-root", artifacts, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--default-artifact-root", artifacts] if artifacts else []
     with log.open("wb") as out:
         server = subprocess.Popen(
             command, env={**MLFLOW_SETTINGS, **os.environ}, stdout=out, stderr=out, stdin=subprocess.DEVNULL,

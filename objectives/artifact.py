@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Artifact:
-    """A .tflite file in the home's cache, named by its own sha256.
+    """A .tflite file, which a home's cache keeps under its sha256 (`Cache.artifact`): homes may be moved and copied.
 
     `realised_bits` is read back from the file's tensors: width of each constant matrix by role, for instance
     {"input": 8, "recurrent": 4, "head": 32}; where a request came to nothing it differs from what was asked for.
     """
 
-    path: str
     sha256: str
     size_bytes: int
     batch: int

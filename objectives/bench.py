@@ -53,3 +53,4 @@ class Bench:
     quantize_head: bool = False  # of our lowerings; it saves nothing and costs the most error
     root: str = ""  # folder that relative data paths start from (the spec's)
     extra: dict[str, str] = field(default_factory=dict)
+    data_digest: str = ""  # of the data that the study was begun on; "" before they were read

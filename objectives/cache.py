@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -35,6 +36,16 @@ class Cache:
         """Keep JSON under `key`."""
         _write(self.folder / stage / f"{key}.json", json.dumps(record).encode())
 
+    def first_record(self, stage: str, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """The JSON kept under `key`: this, unless another process was first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".first", "wb") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if (found := self.record(stage, key)) is not None:
+                return found
+            self.keep_record(stage, key, record)
+            return record
+
     def arrays(self, stage: str, key: str) -> Arrays | None:
         """The named arrays kept under `key`, or None."""
         try:
@@ -49,13 +60,17 @@ class Cache:
         np.savez(buffer, allow_pickle=False, **arrays)
         _write(self.folder / stage / f"{key}.npz", buffer.getvalue())
 
-    def keep_artifact(self, content: bytes) -> tuple[Path, str]:
-        """Keep a model file under its own sha256; gives its path and that sha256."""
+    def artifact(self, sha256: str) -> Path:
+        """Where the model file of this sha256 is kept."""
+        return self.folder / "artifacts" / f"{sha256}.tflite"
+
+    def keep_artifact(self, content: bytes) -> str:
+        """Keep a model file under its own sha256, which is given back."""
         sha256 = hashlib.sha256(content).hexdigest()
-        path = self.folder / "artifacts" / f"{sha256}.tflite"
+        path = self.artifact(sha256)
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             _write(path, content)
-        return path, sha256
+        return sha256
 
 
 def _write(path: Path, content: bytes) -> None:

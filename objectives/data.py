@@ -49,8 +49,17 @@ class Dataset:
 
 
 def loaded(bench: Bench) -> Dataset:
-    """The data of a bench, read once in the life of a process: a worker's candidates all see the same."""
-    return _loaded(bench.task, bench.seed, bench.root)
+    """The data of a bench, read once in the life of a process: a worker's candidates all see the same.
+
+    Raises DataError where they are not those that the study was begun on.
+    """
+    data = _loaded(bench.task, bench.seed, bench.root)
+    if bench.data_digest not in ("", data.digest):
+        raise DataError(
+            f"task.data: {bench.task.data} has changed since the study read it (digest {bench.data_digest} then, "
+            f"{data.digest} now); put the old data back, or give a study of the new ones a name of its own with --name"
+        )
+    return data
 
 
 @functools.lru_cache(maxsize=1)

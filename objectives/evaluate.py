@@ -5,19 +5,19 @@ A group of candidates, one architecture trained in one way and deployed in sever
     load -> untrained: lower and measure -> train -> lower -> quantize -> quality -> measure
 
 `untrained` comes before `train` because the latency of a dense graph does not depend on its weights; it is left out
-where no bound could refuse a candidate. Every station keeps what it made in the home's cache, so that a killed study
-repeats nothing. It runs in a worker process: JSON goes in, outcomes go out as events. What fails is one form at one
-stage; a shared stage fails the group.
+where no bound could refuse a candidate. Trained weights, artifacts and trusted measurements are kept in the
+home's cache, so that a killed study repeats no more than the lowering and the judging. It runs in a worker process:
+JSON goes in, outcomes go out as events. What fails is one form at one stage; a shared stage fails the group.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from objectives.artifact import Artifact
 from objectives.bench import Bench, Emit
@@ -36,6 +36,7 @@ from spaces.catalog import asked_bits
 from spaces.errors import CandidateError
 from spaces.genotype import Genotype
 from spaces.record import digest, from_json, to_json
+from spaces.signature import Signature
 
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
 CALIBRATION_ROWS = 100  # for static integer forms
@@ -68,7 +69,7 @@ def _refuse_untrained(group: Group) -> None:
     if not group.open:
         return
     with group.stage("untrained"):
-        measured = _sitting(group, replace(group.bench.conditions, min_processes=1, max_processes=1))
+        measured = _sitting(group, "untrained", replace(group.bench.conditions, min_processes=1, max_processes=1))
     for form, measurement in zip(tuple(group.open), measured, strict=True):
         known = group.known[form]
         if isinstance(measurement, Measurement):
@@ -98,12 +99,15 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     if (content := group.lowered.get((stage, converted))) is None:
         calibration = group.data.train.x[:CALIBRATION_ROWS]
         content = lower(genotype.architecture, signature, group.weights, converted, representative=calibration)
+        if converted.bits == "32" and stage == "trained":  # once for all widths that are made of it
+            path = group.cache.artifact(group.cache.keep_artifact(content))
+            check_parity(predict(path, group.data.validation.x), group.reference, signature)
         group.lowered[stage, converted] = content
     if ours:
         group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
         content = quantize(content, asked.bits, head=group.bench.quantize_head)
-    path, sha256 = group.cache.keep_artifact(content)
-    return Artifact(str(path), sha256, len(content), asked.batch, realised_bits(content), exporter_name(asked))
+    sha256 = group.cache.keep_artifact(content)
+    return Artifact(sha256, len(content), asked.batch, realised_bits(content), exporter_name(asked))
 
 
 def _deploy(group: Group, form: int) -> None:
@@ -112,15 +116,14 @@ def _deploy(group: Group, form: int) -> None:
     with group.stage("lower", form):
         artifact = _artifact(group, form, "trained")
     with group.stage("quality", form):
-        output = predict(Path(artifact.path), data.validation.x)
+        output = predict(group.cache.artifact(artifact.sha256), data.validation.x)
         oracle = group.reference
-        if genotype.deployment.bits == "32":
-            check_parity(output, oracle)
         task = TASKS[data.signature.kind]
         score = task.score(data.validation.y, output)
         error = float(np.sqrt(np.mean((output - oracle) ** 2) / np.mean(oracle**2)))
         quality = Quality(task.metric, score, task.error(score), output_error=error)
-    group.known[form] |= {"artifact": artifact, "quality": quality, "notes": _notes(genotype, artifact, group.history)}
+    notes = _notes(genotype, artifact, group.history, quantize_head=group.bench.quantize_head)
+    group.known[form] |= {"artifact": artifact, "quality": quality, "notes": notes}
 
 
 def _measure(group: Group) -> None:
@@ -128,7 +131,7 @@ def _measure(group: Group) -> None:
     if not group.open:
         return
     with group.stage("measure"):
-        measured = _sitting(group, group.bench.conditions)
+        measured = _sitting(group, "measure", group.bench.conditions)
     for form, measurement in zip(tuple(group.open), measured, strict=True):
         if not isinstance(measurement, Measurement):
             group.settle(form, "failed", stage="measure", reason=measurement.reason)
@@ -148,18 +151,19 @@ def _over(group: Group, outcome: Outcome) -> str:
     return ""
 
 
-def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32]) -> None:
-    """Raise CandidateError where a float form's outputs are not the Keras model's."""
-    worst = float(np.max(np.abs(output - oracle)))
-    allowed = PARITY * max(1.0, float(np.max(np.abs(oracle))))
+def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32], signature: Signature) -> None:
+    """Raise CandidateError where a float form's outputs are not the Keras model's, in units of the targets' spread."""
+    spread = np.asarray(signature.target_std or 1.0, dtype=np.float32)
+    worst = float(np.max(np.abs(output - oracle) / spread))
+    allowed = PARITY * max(1.0, float(np.max(np.abs(oracle) / spread)))
     if not worst <= allowed:
         raise CandidateError("parity", f"the lowered form differs from Keras by {worst:.3g}; {allowed:.1g} is allowed")
 
 
-def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any]) -> tuple[str, ...]:
+def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any], *, quantize_head: bool) -> tuple[str, ...]:
     """What a reader of the outcome should know: bits that came to nothing, the sparsity that was reached."""
     notes = []
-    for role, bits in asked_bits(genotype.deployment.bits).items():
+    for role, bits in asked_bits(genotype.deployment.bits, head=quantize_head).items():
         realised = artifact.realised_bits.get(role)
         if realised is not None and realised != bits:
             notes.append(f"asked for {bits} bits in the {role} matrices, the file has {realised}")
@@ -168,15 +172,18 @@ def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any]) -> t
     return tuple(notes)
 
 
-def _sitting(group: Group, conditions: Conditions) -> list[Measurement | MeasureFailure]:
+def _sitting(group: Group, stage: str, conditions: Conditions) -> list[Measurement | MeasureFailure]:
     """Measure the open forms' artifacts in one sitting; a figure of the same bytes, device and conditions is reused."""
     tool = device(group.bench.device)
     fingerprint = tool.fingerprint(conditions)
     artifacts = [group.known[form]["artifact"] for form in group.open]
     keys = [digest(artifact.sha256, fingerprint) for artifact in artifacts]
-    found = {key: from_json(Measurement, kept) for key in keys if (kept := group.cache.record("measured", key))}
-    missing = {key: Path(artifact.path) for key, artifact in zip(keys, artifacts, strict=True) if key not in found}
-    fresh = dict(zip(missing, tool.measure(list(missing.values()), conditions), strict=True)) if missing else {}
+    found = {key: kept for key in keys if (kept := _kept(group, key))}
+    paths = [group.cache.artifact(artifact.sha256) for artifact in artifacts]
+    missing = {key: path for key, path in zip(keys, paths, strict=True) if key not in found}
+    paths = list(missing.values())
+    figures = tool.measure(paths, conditions, emit=lambda event: group.emit({**event, "stage": stage})) if paths else []
+    fresh = dict(zip(missing, figures, strict=True))
     for key, measurement in fresh.items():
         if isinstance(measurement, Measurement):
             fresh[key] = measurement = _comparable(group, tool.fingerprint(group.bench.conditions), measurement)
@@ -185,15 +192,20 @@ def _sitting(group: Group, conditions: Conditions) -> list[Measurement | Measure
     return [{**found, **fresh}[key] for key in keys]
 
 
+def _kept(group: Group, key: str) -> Measurement | None:
+    """The figure that the cache has; one that an older brisk kept, in another form, is none."""
+    try:
+        return from_json(Measurement, group.cache.record("measured", key))
+    except ValidationError:
+        return None
+
+
 def _comparable(group: Group, fingerprint: str, measurement: Measurement) -> Measurement:
     """The figure as it would be while the reference takes as long as when the home first measured it.
 
     Within a sitting all is relative to the reference; between sittings a shared machine may run half as fast again.
     """
-    usual = group.cache.record("reference", fingerprint)
-    if usual is None:
-        usual = {"reference_ms": measurement.reference_ms}
-        group.cache.keep_record("reference", fingerprint, usual)
+    usual = group.cache.first_record("reference", fingerprint, {"reference_ms": measurement.reference_ms})
     faster = usual["reference_ms"] / measurement.reference_ms if measurement.reference_ms else 1.0
     low, high = measurement.ci_ms
     return replace(measurement, median_ms=measurement.median_ms * faster, ci_ms=(low * faster, high * faster))

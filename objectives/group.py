@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from objectives.cache import Cache
 from objectives.data import Dataset
 from objectives.outcome import Outcome
 from spaces.build import Weights, build, put_weights, serving_model
-from spaces.errors import CandidateError, InputError
+from spaces.errors import CandidateError, InputError, StudyError
 from spaces.genotype import Deployment, Genotype
 from spaces.record import to_json
+
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @dataclass
@@ -50,6 +53,11 @@ class Group:
         except (InputError, CandidateError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_TROUBLE:  # no candidate's fault, and no other's luck
+                raise StudyError(
+                    f"the home cannot be written any more ({error.strerror}); free some space and run the study again, "
+                    "everything finished is kept"
+                ) from error
             raise CandidateError(name, f"{type(error).__name__}: {_first_line(error)}") from error
         finally:
             paid = self.seconds[form if form is not None else (self.open or [0])[0]]

@@ -7,10 +7,10 @@ part is read in another. `objectives.rehearsal` answers the same calls with inve
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from objectives.bench import Bench, Emit
+from objectives.cache import Cache
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
 from objectives.outcome import Outcome
@@ -54,7 +54,7 @@ def final(
         outcome = from_json(Outcome, plain)
         assert outcome.artifact, "only finished outcomes have a test quality"
         assert outcome.quality, "only finished outcomes have a test quality"
-        output = predict(Path(outcome.artifact.path), data.test.x)
+        output = predict(Cache(where.home).artifact(outcome.artifact.sha256), data.test.x)
         score, stderr = task.score(data.test.y, output), task.stderr(data.test.y, output)
         qualities.append(to_json(replace(outcome.quality, test=score, test_stderr=stderr)))
     return {"quality": qualities}

@@ -10,7 +10,11 @@ from objectives.outcome import Outcome
 
 @dataclass(frozen=True)
 class Objective:
-    """One cost, always minimised. `read` gives None where the outcome does not know it; `bound` names its spec key."""
+    """One cost, always minimised. `read` gives None where the outcome does not know it; `bound` names its spec key.
+
+    Latency, and with it its bound, is per sequence, the time of a call divided by its batch: so forms of different
+    batch sizes compare, as they do by speedup.
+    """
 
     name: str
     unit: str
@@ -24,7 +28,9 @@ def _error(outcome: Outcome) -> float | None:
 
 
 def _latency(outcome: Outcome) -> float | None:
-    return outcome.measurement.median_ms if outcome.measurement else outcome.untrained_ms
+    if outcome.measurement:
+        return outcome.measurement.median_ms / outcome.measurement.batch
+    return None if outcome.untrained_ms is None else outcome.untrained_ms / outcome.genotype.deployment.batch
 
 
 def _size(outcome: Outcome) -> float | None:

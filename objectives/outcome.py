@@ -26,8 +26,9 @@ class Measurement:
     """Latency of one artifact on one device: per call, in milliseconds, of `batch` sequences.
 
     `median_ms` is the median over blocks of (candidate / reference) times the reference's median over the sitting, so
-    that a drift of the machine cancels; `ci_ms` its 95 % interval over processes and blocks; `raw_ms` the plain
-    median. `trusted` is False, with `why`, where the figure should not be relied on.
+    that a drift of the machine cancels; in a study, times what the reference took when its home first measured it.
+    `ci_ms` is its 95 % interval over processes and blocks, `raw_ms` the plain median. `trusted` is False, with
+    `why`, where the figure should not be relied on.
     """
 
     device: str
@@ -46,7 +47,7 @@ class Measurement:
     load_ms: float  # open and allocate, median over processes
     peak_memory_bytes: int  # anonymous memory after load and first call, less before
     fingerprint: str  # machine, runtime and conditions, digested
-    reference_ms: float = 0.0  # the frozen reference model's median in the same sitting; median_ms / it is the ratio
+    reference_ms: float = 0.0  # the frozen reference model's median in the same sitting
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,24 @@ def gather(task: TaskSpec, *, seed: int, root: str) -> Arrays:
 
     Raises DataError where there is no such preset, file or function, or it cannot be read.
     """
+    importable(root)
     if task.data in PRESETS:
         return PRESETS[task.data](task, np.random.default_rng(seed))
     path = Path(root, task.data)
     if path.suffix.lower() in READERS:
         return READERS[path.suffix.lower()](_existing(path), task, root)
     if ":" in task.data:
-        return _called(task.data, root)
+        return _called(task.data)
     raise DataError(
         f"task.data: got {task.data!r}, which is no preset, no {', '.join(READERS)} file and no 'module:function'; "
         + nearest(task.data, PRESETS)
     )
+
+
+def importable(root: str) -> None:
+    """Let modules in the folder `root` be imported (data, devices, samplers); searched last, it shadows nothing."""
+    if (folder := str(Path(root).resolve())) not in sys.path:
+        sys.path.append(folder)
 
 
 def digits_rows(task: TaskSpec, rng: np.random.Generator) -> Arrays:
@@ -183,11 +190,9 @@ def _sequences(table: pd.DataFrame, labels: list[str], features: list[str], kind
     return {"x": np.split(x, starts[1:]), "y": np.split(y, starts[1:]) if kind == "tagging" else y[starts]}
 
 
-def _called(place: str, root: str) -> Arrays:
-    """What the user's function gives; its module may lie in `root`, which is searched last and so shadows nothing."""
+def _called(place: str) -> Arrays:
+    """What the user's function gives."""
     module, _, name = place.partition(":")
-    if (folder := str(Path(root).resolve())) not in sys.path:
-        sys.path.append(folder)
     try:
         imported = importlib.import_module(module)
     except Exception as error:

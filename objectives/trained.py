@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,16 @@ from spaces.build import Weights, build, put_weights, weights_of
 from spaces.genotype import Genotype
 from spaces.record import digest
 
+MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
+"""What trained weights depend on beside the bench: another version of these trains anew."""
+
 
 def trained(bench: Bench, data: Dataset, genotype: Genotype, emit: Emit) -> tuple[Weights, dict[str, Any]]:
     """The group's weights and the history of their training; trained now unless the cache has them."""
-    cache = Cache(bench.home)
-    teacher = bench.teacher if genotype.training.distillation > 0 else None
+    if (kept := recalled(bench, data, genotype)) is not None:
+        return kept
+    cache, teacher = Cache(bench.home), _teacher_of(bench, genotype)
     key = training_key(bench, data, genotype, teacher)
-    kept, history = cache.arrays("trained", key), cache.record("trained", key)
-    if kept is not None and history is not None:
-        return _unpack(kept), history
     model = build(genotype.architecture, data.signature, bench.seed)
     logits = _teacher(bench, data, teacher, emit) if teacher else None
     history = fit(model, data, genotype.training, bench.training, seed=bench.seed, teacher_logits=logits, emit=emit)
@@ -35,11 +37,23 @@ def trained(bench: Bench, data: Dataset, genotype: Genotype, emit: Emit) -> tupl
     return weights, history
 
 
+def recalled(bench: Bench, data: Dataset, genotype: Genotype) -> tuple[Weights, dict[str, Any]] | None:
+    """What `trained` made before, or None where the cache does not have it."""
+    cache, key = Cache(bench.home), training_key(bench, data, genotype, _teacher_of(bench, genotype))
+    kept, history = cache.arrays("trained", key), cache.record("trained", key)
+    return None if kept is None or history is None else (_unpack(kept), history)
+
+
 def training_key(bench: Bench, data: Dataset, genotype: Genotype, teacher: Genotype | None) -> str:
     """Names trained weights by all they depend on."""
     budget = replace(bench.training, distillation=())  # the alphas searched change nothing about this one
     taught = training_key(bench, data, teacher, None) if teacher else ""
-    return digest(genotype.architecture, genotype.training, budget, data.digest, bench.seed, taught)
+    made_with = [version(name) for name in MAKERS]
+    return digest(genotype.architecture, genotype.training, budget, data.digest, bench.seed, taught, made_with)
+
+
+def _teacher_of(bench: Bench, genotype: Genotype) -> Genotype | None:
+    return bench.teacher if genotype.training.distillation > 0 else None
 
 
 def _teacher(bench: Bench, data: Dataset, teacher: Genotype, emit: Emit) -> NDArray[np.float32]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from objectives.outcome import Outcome
 from search.finish import finish
-from search.isolate import Child, ChildDied, Event
+from search.isolate import Child, ChildDied, Event, waits
 from search.study import SpaceExhausted, Study
-from spaces.errors import BriskError, CandidateError, DataError, SpecError, StudyError
+from spaces.errors import BriskError, CandidateError, InputError, StudyError
 from spaces.genotype import Genotype
 from spaces.record import from_json, to_json
 
@@ -52,7 +52,8 @@ def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> 
     `on_event` gets what `evaluate` emits, with "trials" (the numbers of its group), "trial" (of its form) and "lane"
     put in; before that {"event": "group", "genotypes"}; and {"event": "told", "outcome", "counts"} for each outcome.
     KeyboardInterrupt ends the workers at once and goes on to the caller; what they were at stays running in the
-    storage and is taken up by the next session. Raises the user's errors (data that changed or cannot be read).
+    storage and is taken up by the next session. Raises the user's errors (data that changed or cannot be read, a
+    baseline that fails, threads that a worker does not have).
     """
     driver = _Driver(study, limits, on_event)
     ended = "error"
@@ -79,6 +80,7 @@ class _Work:
     stage: str = "start"
     form: int | None = None
     since: float = field(default_factory=time.monotonic)
+    waiting: bool = False  # for another measurement on the device
 
     def __post_init__(self) -> None:
         self.open = set(range(len(self.names)))
@@ -121,7 +123,6 @@ class _Lane:
 class _Driver:
     def __init__(self, study: Study, limits: Limits, on_event: Tell) -> None:
         self._study, self._limits, self._on_event = study, limits, on_event
-        self._bench = to_json(study.plan.bench)
         self._started = self._ticked = time.monotonic()
         self._clock = study.clock
         self._news: queue.SimpleQueue[tuple[_Lane, str, Any]] = queue.SimpleQueue()
@@ -140,24 +141,34 @@ class _Driver:
 
     def prepare(self) -> None:
         """Have the data read and checked, before anything is trained."""
-        self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", {"bench": self._bench})
+        self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", {"bench": to_json(self._study.plan.bench)})
         while True:
             _, kind, what = self._news.get()
             if kind == "done":
+                self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
                 self._study.keep_prepared(what)
                 return
             if kind == "error":
                 raise what
 
     def baseline(self) -> None:
-        """Evaluate the baseline first, under no bound: a slow one is what the study is for."""
-        genotype = self._study.plan.baseline
-        if genotype is None or self._study.baseline is not None:
+        """Evaluate the baseline first, under no bound: a slow one is what the study is for.
+
+        One that failed is tried again in each session. Raises StudyError where it fails: it is what was asked for.
+        """
+        genotype, kept = self._study.plan.baseline, self._study.baseline
+        if genotype is None or (kept and kept.state == "complete"):
             return
-        unbounded = to_json(replace(self._study.plan.bench, bounds={}))
+        unbounded = to_json(replace(self._study.bench, bounds={}))
         self._begin(self._lanes[0], _Work(("baseline",), (genotype,), unbounded))
         while self._lanes[0].work:
             self._receive()
+        kept = self._study.baseline
+        if kept and kept.state != "complete":
+            raise StudyError(
+                f"the baseline failed at {kept.stage}: {kept.reason}; mend [baseline] in the spec, or leave it out. "
+                "The same command tries it again"
+            )
 
     def search(self) -> str:
         """Keep every lane at work until trials, time or candidates run out."""
@@ -192,7 +203,7 @@ class _Driver:
             return "exhausted"
         if group is None:
             return "trials"
-        self._begin(lane, _Work(group.numbers, group.genotypes, self._bench))
+        self._begin(lane, _Work(group.numbers, group.genotypes, to_json(self._study.bench)))
         return ""
 
     def _begin(self, lane: _Lane, work: _Work) -> None:
@@ -222,13 +233,14 @@ class _Driver:
     def _hear(self, lane: _Lane, work: _Work, event: Event) -> None:
         if event["event"] == "stage":
             work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
+            work.waiting = waits(event)
         self._say(lane, event)
         if event["event"] == "outcome":
             self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
 
     def _bury(self, lane: _Lane, work: _Work, error: BaseException) -> None:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again."""
-        if not isinstance(error, BriskError) or isinstance(error, DataError | SpecError | StudyError):
+        if not isinstance(error, BriskError) or isinstance(error, InputError):
             raise error
         if isinstance(error, CandidateError):
             work.stage, work.form = error.stage, None
@@ -273,7 +285,7 @@ class _Driver:
         """Put down what the time since the last news was: measuring if any lane did, else training if any did."""
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
-        stages = {lane.work.stage for lane in self._lanes if lane.work}
+        stages = {lane.work.stage for lane in self._lanes if lane.work and not lane.work.waiting}
         self._clock["wall_s"] += passed
         if stages & MEASURING:
             self._clock["measuring_s"] += passed

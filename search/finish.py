@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from objectives.cache import Cache
 from objectives.latency.devices import device
 from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
 from search.isolate import CallFailed, Child, ChildDied, Event
@@ -30,7 +30,8 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
     """Keep the final figures of the front and the baseline; gives the seconds spent measuring.
 
     `child` reads the test part. What cannot be had is told as {"event": "warning", "text"}, and the figures of the
-    search stay. Nothing is done where no trial was told since the last time.
+    search stay; an outcome with a `reason` has its measurement of the search still. Nothing is done where no trial was
+    told since the last time.
     """
     history = study.history()
     found: dict[int | str, Outcome] = {number: history.outcomes[number] for number in front_of(history)}
@@ -45,7 +46,7 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
         return 0.0
     on_event({"event": "stage", "stage": "measure", "form": None, "detail": f"the front again, {len(found)} models"})
     started = time.monotonic()
-    measured = _measured(study, list(found.values()), tested)
+    measured = _measured(study, list(found.values()), tested, on_event)
     spent = time.monotonic() - started
     qualities = [from_json(Quality, plain) for plain in tested["quality"]]
     finals = {}
@@ -53,15 +54,17 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
         if isinstance(measurement, Measurement):
             finals[name] = replace(outcome, quality=quality, measurement=measurement)
         else:
-            note = f"could not be measured again: {measurement.reason}"
-            finals[name] = replace(outcome, quality=quality, notes=(*outcome.notes, note))
+            reason = f"could not be measured again: {measurement.reason}"
+            finals[name] = replace(
+                outcome, quality=quality, stage="measure", reason=reason, notes=(*outcome.notes, reason)
+            )
     study.keep_final(finals)
     return spent
 
 
 def _tested(study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None]) -> dict[str, Any]:
     arguments = {
-        "bench": to_json(study.plan.bench),
+        "bench": to_json(study.bench),
         "genotypes": [to_json(outcome.genotype) for outcome in found],
         "outcomes": [to_json(outcome) for outcome in found],
     }
@@ -69,7 +72,9 @@ def _tested(study: Study, found: list[Outcome], child: Child, on_event: Callable
     return tested
 
 
-def _measured(study: Study, found: list[Outcome], tested: dict[str, Any]) -> Measured:
+def _measured(
+    study: Study, found: list[Outcome], tested: dict[str, Any], on_event: Callable[[Event], None]
+) -> Measured:
     """All in one sitting, given time by their number; an evaluator of invented figures has told its own."""
     if "measurement" in tested:
         return [from_json(Measurement, plain) for plain in tested["measurement"]]
@@ -79,5 +84,6 @@ def _measured(study: Study, found: list[Outcome], tested: dict[str, Any]) -> Mea
         max_processes=asked.max_processes + MORE_PROCESSES,
         timeout_s=asked.timeout_s + SECONDS_A_MODEL * len(found),
     )
-    paths = [Path(outcome.artifact.path) for outcome in found if outcome.artifact]
-    return device(study.plan.bench.device).measure(paths, conditions)
+    cache = Cache(study.plan.bench.home)
+    paths = [cache.artifact(outcome.artifact.sha256) for outcome in found if outcome.artifact]
+    return device(study.plan.bench.device).measure(paths, conditions, emit=on_event)

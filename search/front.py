@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
+from objectives.task import TASKS
 from spaces.errors import InputError, NothingFeasible, nearest
 
 Key = TypeVar("Key", bound=Hashable)
@@ -107,7 +108,7 @@ _ROUNDING = 1e-9  # a drop is a difference of two shares: 0.05 - 0.02 is a littl
 _READ: dict[str, Callable[[Point], float | None]] = {
     "drop": lambda point: point["drop"],
     "speedup": lambda point: point["speedup"],
-    "latency_ms": lambda point: point["latency_ms"]["median"],
+    "latency_ms": lambda point: _latency(point),
     "throughput_per_s": lambda point: point["throughput_per_s"],
     "size_kb": lambda point: point["size_bytes"] / 1024,
     "size_bytes": lambda point: point["size_bytes"],
@@ -116,7 +117,8 @@ _READ: dict[str, Callable[[Point], float | None]] = {
     "validation": lambda point: point["quality"]["validation"],
     "test": lambda point: point["quality"]["test"],
 }
-"""What a rule may bound, beside the metric's own name, which is its validation figure: test is not for choosing."""
+"""What a rule may bound, beside the metric's own name, which is its validation figure: test is not for choosing.
+Latency is per sequence, as in the objective of that name."""
 
 RULES = ("knee", "fastest", "best")
 
@@ -134,18 +136,18 @@ def pick(points: Sequence[Point], rule: str) -> Point:
     if rule == "knee":
         return min(points, key=_corner_distance(points))
     if rule == "best":
-        return min(points, key=lambda point: (point["costs"]["quality"], _latency(point)))
+        return min(points, key=lambda point: (_error(point), _latency(point)))
     within = [point for point in points if all(bound.miss(point) == 0 for bound in bounds)]
     if within:
-        return min(within, key=lambda point: (_latency(point), point["costs"]["quality"]))
+        return min(within, key=lambda point: (_latency(point), _error(point)))
     near = min(points, key=lambda point: sum(bound.miss(point) for bound in bounds))
     figures = ", ".join(f"{bound.field} {_field(near, bound.field):.4g}" for bound in bounds)
     raise NothingFeasible(f"no point of the front keeps within {rule}; the nearest is trial {near['trial']}: {figures}")
 
 
 def _parsed(text: str, points: Sequence[Point]) -> _Bound:
-    metrics = sorted({point["quality"]["metric"] for point in points})
-    known = [*_READ, *metrics]
+    metrics = {point["quality"]["metric"] for point in points} or {task.metric for task in TASKS.values()}
+    known = [*_READ, *sorted(metrics)]
     parts = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*(\S+)\s*", text)
     if parts is None:
         raise InputError(
@@ -173,8 +175,14 @@ def _field(point: Point, field: str) -> float:
 
 
 def _latency(point: Point) -> float:
-    found: float = point["latency_ms"]["median"]
-    return found
+    measured = point["latency_ms"]
+    return float(measured["median"] / measured["batch"])
+
+
+def _error(point: Point) -> float:
+    """Whether or not the study weighs it."""
+    quality = point["quality"]
+    return next(task.error(quality["validation"]) for task in TASKS.values() if task.metric == quality["metric"])
 
 
 def _corner_distance(points: Sequence[Point]) -> Callable[[Point], float]:

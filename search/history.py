@@ -48,6 +48,11 @@ class Plan:
         return [f"{key} was {json.dumps(mine.get(key))}, is {json.dumps(theirs.get(key))}" for key in keys]
 
     @property
+    def rehearsal(self) -> bool:
+        """Whether all its figures are invented."""
+        return self.evaluator == "objectives.rehearsal"
+
+    @property
     def key(self) -> str:
         """Names the plan."""
         return digest(_fixed(self))
@@ -58,9 +63,10 @@ class History:
     """All that a study holds. Trials are told (`outcomes`), `running`, or duplicates, which count for nothing.
 
     `prepared` is what the evaluator's `prepare` gave, {} before. `finals` are the outcomes re-measured at the end, by
-    trial number or "baseline"; empty where trials were told since. `wall_s`, over all sessions, went into `training_s`
-    and `measuring_s` (no moment counts twice, however many workers) and the rest. `ended` says why the last session
-    ended, "" while one runs or after it was killed.
+    trial number or "baseline"; empty where trials were told since. `wall_s`, the driver's time over all sessions, went
+    into `training_s` and `measuring_s` (no moment counts twice, however many workers) and the rest; importing before
+    and sending to MLflow after the driver are not in it. `ended` says why the last session ended, "" while one runs or
+    after it was killed.
     """
 
     name: str
@@ -86,13 +92,6 @@ class History:
 def database(home: Path) -> Path:
     """The home's study storage."""
     return home / "optuna.db"
-
-
-def names(home: Path) -> list[str]:
-    """The studies of a home."""
-    with contextlib.suppress(StudyError), _tables(home) as tables:
-        return [name for (name,) in tables.execute("SELECT study_name FROM studies ORDER BY study_id")]
-    return []
 
 
 def read(home: Path, name: str) -> History:
@@ -137,7 +136,7 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         name=name,
         plan=from_json(Plan, kept["plan"]),
         prepared=kept.get("prepared", {}),
-        baseline=from_json(Outcome, kept["baseline"]) if "baseline" in kept else None,
+        baseline=from_json(Outcome, kept["baseline"]) if kept.get("baseline") else None,
         outcomes=outcomes,
         running=running,
         duplicates=duplicates,
@@ -148,22 +147,32 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
 
 @contextlib.contextmanager
 def _tables(home: Path) -> Iterator[sqlite3.Connection]:
-    """One snapshot of the storage; opened to write where that is allowed, to undo what a kill left half-done."""
+    """One snapshot of the storage; opened to write where that is allowed, to undo what a kill left half-done.
+
+    Raises StudyError where there is none, or none that can be read.
+    """
     path = database(home)
     if not path.exists():
         raise StudyError(
             f"there is no study in {home}: it has no {path.name}; start one with `brisk run`, or name --home"
         )
     mode = "mode=rw" if os.access(home, os.W_OK) else "mode=ro&immutable=1"
-    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=60)) as tables:
-        tables.execute("BEGIN")
-        yield tables
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=60)) as tables:
+            tables.execute("BEGIN")
+            yield tables
+    except sqlite3.DatabaseError as error:
+        raise StudyError(
+            f"{path} cannot be read ({error}); if a first study of the home is just being started, try again in a "
+            "moment, else the file is damaged: put a copy of it back, or name another --home"
+        ) from None
 
 
 def _fixed(plan: Plan) -> dict[str, Any]:
     """What of a plan a study may not change: where things lie, and how candidates are proposed, it may."""
     plain = to_json(plan)
     del plain["sampler"], plain["tracking"], plain["bench"]["home"], plain["bench"]["root"]
+    del plain["bench"]["data_digest"]
     return plain
 
 

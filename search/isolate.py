@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,11 @@ POLL_S = 0.2  # how often memory and time are looked at
 TAIL_BYTES = 4096
 
 Event = dict[str, Any]
+
+
+def waits(event: Event) -> bool:
+    """Whether a child says that it waits for others, which is no work of its own."""
+    return str(event.get("detail", "")).startswith("waiting")
 
 
 class ChildDied(errors.BriskError):
@@ -81,11 +87,12 @@ class Child:
     ) -> Any:
         """Run "module:function" with JSON arguments and return its JSON result; what it emits goes to `on_event`.
 
+        The time for which its last event `waits` does not count towards `timeout_s`.
         Raises ChildDied where the process ended, took longer or grew larger than allowed; a BriskError raised inside
         as itself; any other exception as CallFailed.
         """
         process = self._start()
-        deadline = time.monotonic() + timeout_s if timeout_s else None
+        spent_s, looked, waiting = 0.0, time.monotonic(), False
         self._log_from = self._log.stat().st_size if self._log else 0
         try:
             self._send(process, {"call": function, "arguments": arguments})
@@ -96,9 +103,12 @@ class Child:
                         raise ChildDied("crashed", self._autopsy(process))
                     if "event" not in message:
                         return _result(message)
+                    waiting = waits(message["event"])
                     if on_event:
                         on_event(message["event"])
-                self._watch(process, deadline, timeout_s)
+                passed, looked = time.monotonic() - looked, time.monotonic()
+                spent_s += 0.0 if waiting else passed
+                self._watch(process, spent_s, timeout_s)
         except (ChildDied, KeyboardInterrupt):
             self._end()
             raise
@@ -139,8 +149,8 @@ class Child:
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
 
-    def _watch(self, process: subprocess.Popen[bytes], deadline: float | None, timeout_s: float | None) -> None:
-        if deadline is not None and time.monotonic() > deadline:
+    def _watch(self, process: subprocess.Popen[bytes], spent_s: float, timeout_s: float | None) -> None:
+        if timeout_s and spent_s > timeout_s:
             raise ChildDied("timeout", f"did not end within {timeout_s:g} s")
         if self._memory_limit_bytes is not None:
             used = _resident_bytes(process.pid)
@@ -161,8 +171,10 @@ class Child:
         with open(self._log, "rb") as log:
             log.seek(max(self._log_from, self._log.stat().st_size - TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
+        chatter = re.compile(r"[IW]\d{4} ")  # what libraries tell of themselves
         listing = ("Fatal Python error", "Current thread", "Thread 0x", "  ", "Extension modules", "Stack (most recent")
-        said = [line.strip() for line in lines if line.strip() and not line.startswith(listing)]
+        told = [line.strip() for line in lines if not line.startswith(listing) and not chatter.match(line)]
+        said = [line for line in told if line]
         return said[-1][:300] if said else ""
 
     def _end(self) -> None:
@@ -171,7 +183,7 @@ class Child:
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads its own session: the meter it started goes too
+            os.killpg(process.pid, signal.SIGKILL)  # it leads its own session; its meter ends when its input does
         process.wait()
         assert process.stdin
         with contextlib.suppress(BrokenPipeError):

@@ -41,11 +41,32 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def disk_trouble_told(home: Path) -> Iterator[None]:
+    """Turn a storage that cannot be written any more (a full disk, most often) into a StudyError."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("sqlite3", "sqlalchemy", "optuna.exceptions")):
+            raise
+        why = str(error).splitlines()[0]
+        raise StudyError(
+            f"the study in {home} cannot be written any more ({why}); see whether the disk is full, then run it again: "
+            "everything finished before is kept"
+        ) from error
+
+
 def connection(path: Path) -> sqlite3.Connection:
     """With a write-ahead log a commit costs no wait for the disk: a killed process loses nothing, a machine that loses
-    its power at most the last trials, never the file.
+    its power at most the last trials, never the file. Raises StudyError where the file is no database.
     """
     connection = sqlite3.connect(path, timeout=STORAGE_TIMEOUT_S, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise StudyError(
+            f"{path} cannot be used ({error}); see whether the disk is full, put a copy of it back, or name another --home"
+        ) from None
     return connection

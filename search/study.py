@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from objectives.bench import Bench
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from search.front import violations
@@ -72,16 +73,7 @@ class Study:
         with contextlib.ExitStack() as held:
             held.callback(os.close, locked(home, name))
             opened = held.enter_context(_opened(home, name, sampler, len(plan.objectives)))
-            kept = opened.user_attrs.get("plan")
-            if kept is None:
-                if opened.get_trials(deepcopy=False):
-                    raise StudyError(f"the storage has a study {name!r} that brisk did not make; choose another --name")
-                opened.set_user_attr("plan", to_json(plan))
-            elif changed := from_json(Plan, kept).differences(plan):
-                raise StudyError(
-                    f"the study {name!r} was started with another plan: {'; '.join(changed[:5])}. "
-                    "Give the study of the new plan a name of its own with --name, or take the change back"
-                )
+            _take_plan(opened, plan)
             study = cls(home, plan, opened, held.pop_all())
         try:
             study._recall()
@@ -103,6 +95,11 @@ class Study:
         self.close()
 
     # What is known ---------------------------------------------------------------------------------------------------
+
+    @property
+    def bench(self) -> Bench:
+        """The plan's bench, with what the data must be, once they are known."""
+        return replace(self.plan.bench, data_digest=self.prepared.get("digest", ""))
 
     @property
     def baseline(self) -> Outcome | None:
@@ -333,6 +330,34 @@ class Study:
     def _revived(self, frozen: FrozenTrial) -> Trial:
         """A trial of a dead process, to be gone on with: Optuna has no public way to one."""
         return Trial(self._optuna, frozen._trial_id)
+
+
+def _take_plan(opened: optuna.Study, plan: Plan) -> None:
+    """Keep the plan, or its new places and sampler. Raises StudyError where it differs from that of the start in more.
+
+    While only a baseline was tried, and failed, that may be mended.
+    """
+    name, kept = opened.study_name, opened.user_attrs.get("plan")
+    begun = bool(opened.get_trials(deepcopy=False))
+    if kept == to_json(plan):
+        return
+    if kept is None:
+        if begun:
+            raise StudyError(f"the storage has a study {name!r} that brisk did not make; choose another --name")
+    else:
+        changed = from_json(Plan, kept).differences(plan)
+        failed = opened.user_attrs.get("baseline")
+        if not begun and failed and failed["state"] != "complete":
+            mended = [one for one in changed if one.startswith(("baseline", "bench.teacher"))]
+            changed = [one for one in changed if one not in mended]
+            if mended and not changed:
+                opened.set_user_attr("baseline", None)
+        if changed:
+            raise StudyError(
+                f"the study {name!r} was started with another plan: {'; '.join(changed[:5])}. "
+                "Give the study of the new plan a name of its own with --name, or take the change back"
+            )
+    opened.set_user_attr("plan", to_json(plan))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from objectives.objective import OBJECTIVES
@@ -24,10 +25,11 @@ def summarise(study: History | Kept) -> dict[str, Any]:
     """The JSON of `show`, from `search.history.read` or a running Study.
 
     More than the contract asks: each point has its "costs" by objective, the "ties" it has within noise, and whether
-    its figures are "final" (measured again at the end). "seconds" says where the time went. `speedup` and `throughput`
-    are per sequence, so that forms of different batch sizes compare; `drop` is on validation, `test_drop` on test.
+    its figures are "final" (measured again at the end). "rehearsal" is true where all are invented. "seconds" says
+    where the time went. `speedup` and `throughput` are per sequence, so that forms of different batch sizes compare;
+    `drop` is on validation, `test_drop` on test.
     """
-    history = study if isinstance(study, History) else study.history()
+    history = _upheld(study if isinstance(study, History) else study.history())
     numbers = front_of(history, final=True)
     reference = reference_of(history)
     costs = [_costs(history, latest(history, number)) for number in numbers]
@@ -45,6 +47,7 @@ def summarise(study: History | Kept) -> dict[str, Any]:
         "wall_s": history.wall_s,
         "seconds": seconds(history),
         "ended": history.ended,
+        "rehearsal": history.plan.rehearsal,
         "final": bool(history.finals),
         "baseline": _baseline(history),
         "front": [point_of(history, number, numbers) for number in numbers],
@@ -55,18 +58,39 @@ def front_of(history: History, *, final: bool = False) -> list[int]:
     """The trials that no other within the bounds dominates, the fastest first.
 
     By the figures of the search; with `final`, where there are figures from the end, by those, among the trials that
-    have them.
+    have them. They kept within the bounds in the search, so that only a latency whose whole interval is over its bound
+    takes them off: the two figures are of different sittings.
     """
     measured = {key: outcome for key, outcome in history.finals.items() if isinstance(key, int)} if final else {}
     pool = measured or history.outcomes
     bounds = history.plan.bench.bounds
+    judged = {number: _lowest(outcome) for number, outcome in measured.items()} or pool
     costs = {
         number: list(_costs(history, outcome).values())
         for number, outcome in pool.items()
-        if outcome.state == "complete" and max(violations(outcome, bounds).values(), default=0.0) <= 0
+        if outcome.state == "complete" and max(violations(judged[number], bounds).values(), default=0.0) <= 0
     }
     latency = OBJECTIVES["latency"].read
     return sorted(front(costs), key=lambda number: (latency(pool[number]) or 0.0, costs[number]))
+
+
+def _lowest(outcome: Outcome) -> Outcome:
+    """With the lowest latency that its interval allows."""
+    measured = outcome.measurement
+    return replace(outcome, measurement=replace(measured, median_ms=measured.ci_ms[0])) if measured else outcome
+
+
+def _upheld(history: History) -> History:
+    """With the latencies of the search where those of the end would leave no front at all."""
+    if not history.finals or front_of(history, final=True):
+        return history
+    reason = "measured again at the end, it was over the bound: the latency is that of the search"
+    finals = dict(history.finals)
+    for name, found in history.finals.items():
+        if isinstance(name, int):
+            searched = history.outcomes[name].measurement
+            finals[name] = replace(found, measurement=searched, reason=reason, notes=(*found.notes, reason))
+    return replace(history, finals=finals)
 
 
 def reference_of(history: History) -> dict[str, float]:
@@ -80,7 +104,7 @@ def reference_of(history: History) -> dict[str, float]:
         if name == "quality":
             value = history.prepared.get("trivial_error")
         else:
-            value = OBJECTIVES[name].read(history.baseline) if history.baseline else None
+            value = OBJECTIVES[name].read(latest(history, "baseline")) if history.baseline else None
             value = history.plan.bench.bounds.get(name) if value is None else value
         if value is None:
             known = [_costs(history, other)[name] for other in history.outcomes.values() if other.state == "complete"]
@@ -193,11 +217,10 @@ def point_of(history: History, name: int | str, others: Sequence[int] = ()) -> d
             "sha256": artifact.sha256,
             "realised_bits": artifact.realised_bits,
             "exporter": artifact.exporter,
-            "path": artifact.path,
         },
         "costs": costs,
         "ties": ties,
-        "final": name in history.finals,
+        "final": name in history.finals and not outcome.reason,
         "notes": list(outcome.notes),
     }
 

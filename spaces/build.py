@@ -79,7 +79,7 @@ def serving_model(model: Any, signature: Signature) -> Any:
     if signature.kind != "regression":
         answer = keras.layers.Activation("softmax", name="probabilities")
     elif signature.target_mean:
-        answer = _normalisation(signature.target_mean, signature.target_std, invert=True, name="raw_units")
+        answer = keras.layers.Rescaling(list(signature.target_std), list(signature.target_mean), name="raw_units")
     else:
         answer = keras.layers.Activation("linear", name="raw_units")
     return keras.Model(model.input, answer(model.output))
@@ -123,7 +123,10 @@ def _input(signature: Signature) -> Any:
 
 
 def _preparation(architecture: Architecture, signature: Signature) -> Iterator[Any]:
-    """The layers from raw x to the first cell; plain Keras ones wherever there is no mask to hand on."""
+    """The layers from raw x to the first cell; plain Keras ones wherever there is no mask to hand on.
+
+    Rescaling, for Keras's Normalization takes a deviation below 1e-7 for 1e-7: data in metres or farads would vanish.
+    """
     if signature.vocabulary:
         yield keras.layers.Embedding(
             signature.vocabulary, architecture.embedding, mask_zero=signature.masked, name="embedding"
@@ -131,14 +134,11 @@ def _preparation(architecture: Architecture, signature: Signature) -> Iterator[A
     elif signature.masked:
         yield keras.layers.Masking(PADDING, name="mask")
     if signature.mean and not signature.vocabulary:
-        kind = MaskedNormalization if signature.masked else keras.layers.Normalization
-        yield _normalisation(signature.mean, signature.std, kind=kind, name="normalise")
+        kind = MaskedRescaling if signature.masked else keras.layers.Rescaling
+        yield kind(1.0, [-mean for mean in signature.mean], name="centre")  # first, or large means would lose digits
+        yield kind([1.0 / std for std in signature.std], name="scale")
     if architecture.frame_stack > 1:
         yield FrameStack(architecture.frame_stack, name="frames")
-
-
-def _normalisation(mean: Any, std: Any, *, kind: Any = keras.layers.Normalization, **kwargs: Any) -> Any:
-    return kind(mean=list(mean), variance=[value**2 for value in std], **kwargs)
 
 
 def _prepared(architecture: Architecture, signature: Signature, weights: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,11 +209,11 @@ def _stacked(x: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
 
 
 @keras.saving.register_keras_serializable(package="brisk")
-class MaskedNormalization(keras.layers.Normalization):  # type: ignore[misc]
-    """Keras's Normalization, which drops the mask, handing it on."""
+class MaskedRescaling(keras.layers.Rescaling):  # type: ignore[misc]
+    """Keras's Rescaling, which drops the mask, handing it on."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any) -> None:
+        super().__init__(scale, offset, **kwargs)
         self.supports_masking = True
 
 

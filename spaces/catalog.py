@@ -37,19 +37,26 @@ STOCK_BITS = ("32", "16", "8", "full8")
 """What the stock converter can be asked for, on the "keras" lowering."""
 
 
-_ASKED = {
-    "8": {"input": 8, "recurrent": 8, "embedding": 8},
-    "16": {"input": 16, "recurrent": 16, "embedding": 16},
+ROLES = ("embedding", "input", "recurrent", "head")
+"""The parts that a matrix can play."""
+
+_ASKED: dict[str, dict[str, int]] = {
+    "16": dict.fromkeys(ROLES, 16),
+    "8": {"embedding": 8, "input": 8, "recurrent": 8},
     "rec8": {"recurrent": 8},
-    "rec4": {"input": 8, "recurrent": 4, "embedding": 8},
-    "4": {"input": 4, "recurrent": 4, "embedding": 4},
-    "full8": {"input": 8, "recurrent": 8, "embedding": 8},
+    "rec4": {"embedding": 8, "input": 8, "recurrent": 4},
+    "4": {"embedding": 4, "input": 4, "recurrent": 4},
+    "full8": dict.fromkeys(ROLES, 8),
 }
+_HEAD = {"8": 8, "rec8": 8, "rec4": 8, "4": 4}  # where the head is asked for too
 
 
-def asked_bits(bits: str) -> dict[str, int]:
-    """The width that a request asks for by role of a matrix; roles not named are left as they are."""
-    return _ASKED.get(bits, {})
+def asked_bits(bits: str, *, head: bool = False) -> dict[str, int]:
+    """The width that a request asks for by role of a matrix; roles not named are left as they are.
+
+    `head` asks for a narrow head too, where the width alone does not.
+    """
+    return _ASKED.get(bits, {}) | ({"head": _HEAD[bits]} if head and bits in _HEAD else {})
 
 
 def legal_bits(cell: str, lowering: str) -> tuple[str, ...]:

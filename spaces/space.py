@@ -33,7 +33,7 @@ class Space:
     A range is (low, high), for `units` perhaps (low, high, step); one of one number, or with equal ends, is fixed.
     `steps` are the time steps per WHILE iteration that the loop lowering is tried with. The methods take the signature
     of the data because it narrows what is legal: a loop has no more steps than the sequence has frames, only tokens
-    are embedded.
+    are embedded. `quantize_head` is no choice but holds for all: whether brisk's own lowerings narrow the head too.
     """
 
     cell: tuple[str, ...] = ("lstm", "gru", "mingru")
@@ -50,6 +50,7 @@ class Space:
     lowering: tuple[str, ...] = ("loop", "scan")
     steps: tuple[int, ...] = (1, 4)
     batch: tuple[int, ...] = (1,)
+    quantize_head: bool = False
 
     def check(self, kind: str, time_steps: int | None = None) -> None:
         """Raise SpecError, naming key and value, where the space asks for what cannot be built for the task.
@@ -132,6 +133,8 @@ class Space:
 
     def _own_problems(self) -> Iterator[tuple[str, str]]:
         for row in fields(self):
+            if row.name == "quantize_head":
+                continue
             values = getattr(self, row.name)
             if not values:
                 yield row.name, "got an empty list; name at least one value"
@@ -151,6 +154,8 @@ class Space:
             )
         if kind == "tagging" and self.readout != ("last",):
             yield "readout", f"got {list(self.readout)}; tagging reads every step, so leave the key out"
+        if self.quantize_head and set(self.lowering) <= {"keras"}:
+            yield "quantize_head", "got true, but the stock converter decides that itself; leave the key out"
         if time_steps is not None and max(self.frame_stack) > time_steps:
             yield "frame_stack", f"got {max(self.frame_stack)}; the sequences have only {time_steps} time steps"
         for cell in self.cell:

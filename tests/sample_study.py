@@ -57,7 +57,7 @@ def _measured(genotype: Genotype, latency: float, accuracy: float, size: int, ex
             converged, True, "" if converged else "wider than 2 %", 3, 40, latency * 9, 0.8, 512_000, "f00d",
         ),
         artifact=Artifact(
-            f"/home/cache/{genotype.key}.tflite", genotype.key * 4, size, served.batch,
+            genotype.key * 4, size, served.batch,
             {"input": 8 if served.bits == "8" else 32, "recurrent": 8 if served.bits == "8" else 32, "head": 32},
             exporter,
         ),

@@ -160,6 +160,12 @@ def test_an_export_is_verified_and_described(exported: Callable[[str], Path], fo
     }
 
 
+def test_brisk_measures_the_keras_file_that_it_wrote(study: Path, exported: Callable[[str], Path]) -> None:
+    model = exported("keras") / "model.keras"
+    row = json.loads(brisk("measure", str(model), "--json", home=study).stdout)["models"][0]
+    assert row["latency_ms"]["median"] > 0
+
+
 def test_the_five_lines_of_the_card_call_the_model(exported: Callable[[str], Path]) -> None:
     out = exported("tflite")
     lines = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S)

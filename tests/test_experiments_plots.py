@@ -22,8 +22,9 @@ def as_rmse(summary):
 def test_a_png_is_drawn_of_any_front_with_or_without_baseline(tmp_path, trials):
     for baseline in (True, False):
         summary, outcomes = study(trials, baseline=baseline, tested=trials > 2)
-        path = plots.front_png(summary, tmp_path / "front.png", outcomes)
-        assert path.read_bytes().startswith(b"\x89PNG")
+        for name in ("front.png", "front", "front.pdf"):
+            path = plots.front_png(summary, tmp_path / name, outcomes)
+            assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_page_needs_no_network_and_says_how_to_export_each_point():
@@ -83,7 +84,7 @@ def test_ticks_are_round(span, expected):
 
 
 def test_a_home_without_a_store_is_refused_in_words(tmp_path):
-    with pytest.raises(StudyError, match="brisk sync digits"):
+    with pytest.raises(StudyError, match="there is no study"):
         ui.serve(tmp_path, "digits")
 
 

@@ -8,7 +8,9 @@ from rich.console import Console
 from sample_study import STOCK, outcome, study
 
 from experiments import report
+from experiments.launch import launch
 from experiments.progress import Progress, told_line
+from spaces.errors import SpecError
 from spaces.record import to_json
 
 
@@ -64,6 +66,24 @@ def test_a_study_with_nothing_to_show_says_what_to_do():
     assert "loosen a bound" in written(summary)
     summary["counts"]["running"] = 1
     assert "loosen" not in written(summary)
+
+
+def test_a_rehearsal_says_so_and_leads_nowhere():
+    summary, _ = study(24)
+    text = written({**summary, "rehearsal": True})
+    assert text.startswith("REHEARSAL: invented figures\n")
+    assert "brisk ui" not in text
+    assert "brisk export" not in text
+    out = io.StringIO()
+    report.write_point({**summary, "rehearsal": True}, summary["front"][0], Console(file=out, width=120))
+    assert out.getvalue().startswith("REHEARSAL: invented figures\n")
+
+
+def test_a_study_that_ended_early_says_why():
+    summary, _ = study(24)
+    assert "its time was up" in written({**summary, "ended": "timeout"})
+    assert "not tried yet" in written({**summary, "ended": "exhausted"})
+    assert "It ended" not in written({**summary, "ended": "trials"})
 
 
 def test_failures_of_a_kind_are_told_once():
@@ -153,6 +173,20 @@ def test_the_display_shows_what_runs_what_is_done_and_the_best(width):
         assert "trials 5/20: 4 complete, 1 failed" in text
         assert "latency 0.0279 ms" in text
         assert "left" in text
+
+
+def test_a_study_that_goes_on_shows_what_it_holds():
+    before = [found for number, found in study(6)[1] if number != "baseline"]
+    progress = Progress(True, stream=io.StringIO(), trials=20, before=before)
+    out = io.StringIO()
+    Console(file=out, width=120).print(progress._render())
+    assert "trials 5/20: 4 complete, 1 failed" in out.getvalue()
+    assert "latency 0.0279 ms" in out.getvalue()
+
+
+def test_more_threads_than_a_worker_has_cores_are_refused_before_anything_is_run(tmp_path):
+    with pytest.raises(SpecError, match=r"objectives\.latency\.threads: got 200, but 2 workers"):
+        launch("digits", ("objectives.latency.threads=200",), home=tmp_path / "home", workers=2)
 
 
 class Gone(io.StringIO):

@@ -103,6 +103,13 @@ def test_lists_of_one_and_bits_may_be_written_plainly(written: Any) -> None:
     assert spec.space.units == (32,)
     assert spec.space.bits == ("32", "8", "rec8")
     assert spec.space.learning_rate == (1.0,)
+    baseline = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\ndeployment = { lowering = "loop", bits = 8 }\n'
+    assert written(TWO + baseline).baseline.deployment == Deployment("loop", bits="8")
+
+
+def test_the_head_is_narrowed_where_the_spec_says_so(written: Any) -> None:
+    assert not written(TWO).bench("home").quantize_head
+    assert written(TWO + "[space]\nquantize_head = true\n").bench("home").quantize_head
 
 
 def test_set_overrides_and_adds(written: Any) -> None:
@@ -189,7 +196,12 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[storage]\nmlflow = 'study.db'\n" + TWO, r"storage\.mlflow: got 'study\.db'; give a URL"),
         ("[space]\nbits = [32, 'rec9']\n" + TWO, r"space\.bits: got 'rec9'; did you mean 'rec"),
         ("[space]\nunits = [64, 8]\n" + TWO, r"space\.units: got \[64, 8\], where low exceeds high"),
+        ("[space]\nquantize_head = [true]\n" + TWO, r"space\.quantize_head: got \[True\]; give true or false"),
         # What does not fit together
+        (
+            "[space]\ncell = 'lstm'\nlowering = 'keras'\nquantize_head = true\n" + TWO,
+            r"space\.quantize_head: got true, but the stock converter",
+        ),
         ("", r"objectives: got none; name two or more of quality, latency, size, memory"),
         ("[objectives]\nquality = {}", r"objectives: got quality; name two or more of"),
         (

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rehearsed import bench
 
+from objectives import data
 from objectives.bench import TaskSpec
 from objectives.data import Dataset, load
 from spaces.errors import DataError
@@ -146,6 +149,13 @@ def test_normalisation_is_of_train_alone_and_of_its_valid_steps(loaded: Loader) 
     assert found.signature.std[2] == 1.0
 
 
+def test_small_units_are_no_constants(loaded: Loader) -> None:
+    x = floats(60, 6, 3)
+    plain = loaded({"x": x, "y": classes(60)}).signature
+    scaled = loaded({"x": x * np.float32(1e-9), "y": classes(60)}).signature
+    np.testing.assert_allclose(np.array(scaled.std) * 1e9, plain.std, rtol=1e-5)
+
+
 def test_regression_targets_are_described_likewise(loaded: Loader) -> None:
     y = rng.normal(5, 3, (40, 2))
     found = loaded({"x": floats(40), "y": y}, "regression")
@@ -153,6 +163,14 @@ def test_regression_targets_are_described_likewise(loaded: Loader) -> None:
     np.testing.assert_allclose(found.signature.target_mean, found.train.y.astype(float).mean(axis=0))
     np.testing.assert_allclose(found.signature.target_std, found.train.y.astype(float).std(axis=0))
     assert found.signature.outputs == 2
+
+
+def test_a_worker_refuses_other_data_than_the_study_was_begun_on(tmp_path: Path) -> None:
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"))
+    digest = data.loaded(where).digest
+    assert data.loaded(replace(where, data_digest=digest)).digest == digest
+    with pytest.raises(DataError, match=f"digits-rows has changed.*digest 0123 then, {digest} now"):
+        data.loaded(replace(where, data_digest="0123"))
 
 
 def test_the_digest_follows_the_content(loaded: Loader) -> None:

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from objectives.latency.devices import DEVICES, device
 from objectives.latency.devices.fake import Fake
-from objectives.latency.devices.local import REFERENCE, Candidate, Local, _Runs, exclusive
+from objectives.latency.devices.local import METER, REFERENCE, Candidate, Local, _Runs, exclusive
 from objectives.latency.timing import Visit
 from objectives.outcome import Conditions, MeasureFailure, Measurement
 from spaces.errors import InputError, SpecError
@@ -84,6 +85,24 @@ def test_the_fake_device_repeats_itself_and_orders_models_by_size(tmp_path: Path
     assert medians == sorted(medians)
     assert Fake(seed=1).measure(paths, Conditions()) != one
     assert all(each.converged for each in one if isinstance(each, Measurement))
+
+
+def test_a_meter_that_somebody_killed_is_started_again() -> None:
+    stop = threading.Event()
+
+    def kill_one() -> None:
+        while not stop.wait(0.05):
+            for child in psutil.Process().children():
+                if str(METER) in child.cmdline():
+                    child.kill()
+                    return
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    [found] = Local().measure([REFERENCE], SHORT)
+    stop.set()
+    killer.join()
+    assert isinstance(found, Measurement), found
 
 
 def test_a_model_that_kills_its_process_fails_alone(tmp_path: Path) -> None:

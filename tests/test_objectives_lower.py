@@ -44,6 +44,7 @@ def sequences(signature, count=5, seed=0):
         (Architecture("gru", 8, 1, True, 3, "mean"), MASKED, Deployment("loop", 1, "8", 2)),
         (Architecture("simple_rnn", 8, 2, False, 3), VALUES, Deployment("keras", 1, "32", 1)),
         (Architecture("lstm", 8, 2), TOKENS, Deployment("keras", 1, "32", 2)),
+        (Architecture("gru", 8, 1, False, 4), TOKENS, Deployment("keras", 1, "32", 2)),
         (Architecture("gru", 8, 2), TAGS, Deployment("keras", 1, "32", 1)),
         (Architecture("mingru", 8, 2), TOKENS, Deployment("scan", 1, "32", 2)),
     ],

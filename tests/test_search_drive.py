@@ -4,19 +4,21 @@ import multiprocessing
 import random
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from rehearsed import drive_and_die, plan
+from rehearsed import BASELINE, drive_and_die, plan
 
 from objectives.outcome import Outcome
 from search import history
-from search.drive import Limits, drive, shares
+from search.drive import Limits, _Driver, _Work, drive, shares
 from search.study import Study
 from search.summary import summarise
-from spaces.errors import StudyError
+from spaces.errors import InputError, StudyError
+from spaces.genotype import Deployment
 from spaces.space import Space
 
 PRELOAD = [
@@ -77,13 +79,21 @@ def test_a_crash_in_a_shared_stage_fails_the_group(tmp_path: Path) -> None:
     assert sum(by_cell.values()) == 8
 
 
-def test_a_failed_baseline_is_said_and_the_study_goes_on(tmp_path: Path) -> None:
-    driven(tmp_path, Limits(trials=3), extra={"crash": "lower:keras"})
+def test_a_failed_baseline_ends_the_run_and_is_tried_again(tmp_path: Path) -> None:
+    faults = {"raise": "lower:keras"}
+    for _ in range(2):
+        with pytest.raises(
+            StudyError, match=r"baseline failed at lower: asked for by the rehearsal; mend \[baseline\]"
+        ):
+            driven(tmp_path, Limits(trials=3), extra=faults)
     summary = summarise(history.read(tmp_path, "s"))
-    assert summary["baseline"] is None
-    assert summary["failures"][0]["trial"] == "baseline"
-    assert summary["counts"]["complete"] == 3
-    assert summary["front"][0]["speedup"] is None
+    assert [failure["trial"] for failure in summary["failures"]] == ["baseline"]
+    assert sum(summary["counts"].values()) == 0
+    well = replace(BASELINE, deployment=Deployment("loop", 1, "8"))
+    assert driven(tmp_path, Limits(trials=3), extra=faults, baseline=well)[0] == "trials"
+    summary = summarise(history.read(tmp_path, "s"))
+    assert summary["baseline"]["genotype"]["deployment"]["lowering"] == "loop"
+    assert summary["rehearsal"]
 
 
 def test_time_ends_a_study_between_groups(tmp_path: Path) -> None:
@@ -117,6 +127,26 @@ def test_errors_of_the_user_reach_the_user(tmp_path: Path) -> None:
         study.keep_prepared({"digest": "of other data"})
         with pytest.raises(StudyError, match="have changed"):
             drive(study, Limits(trials=1))
+
+
+def test_an_error_of_the_user_inside_a_worker_ends_the_run(tmp_path: Path) -> None:
+    """As where a worker has fewer cores than threads; what a candidate fails at does not."""
+    made = plan(tmp_path, baseline=None)
+    with Study.start(tmp_path, "s", made) as study:
+        driver = _Driver(study, Limits(), lambda event: None)
+        lane, work = driver._lanes[0], _Work((0,), (BASELINE,), {})
+        try:
+            with pytest.raises(InputError, match="threads = 8"):
+                driver._bury(lane, work, InputError("threads = 8 must be at most the cores"))
+        finally:
+            driver.stop("error")
+
+
+def test_workers_are_told_which_data_they_must_find(tmp_path: Path) -> None:
+    with Study.start(tmp_path, "s", plan(tmp_path, baseline=None)) as study:
+        drive(study, Limits(trials=1))
+        assert study.bench.data_digest == study.prepared["digest"] != ""
+        assert study.plan.bench.data_digest == ""
 
 
 def test_cores_are_shared_out() -> None:

@@ -65,7 +65,7 @@ def point(trial: int, error: float, latency_ms: float, size_kb: float, **more: A
     return {
         "trial": trial,
         "quality": {"metric": "accuracy", "validation": 1 - error, "test": None},
-        "latency_ms": {"median": latency_ms},
+        "latency_ms": {"median": latency_ms, "batch": 1},
         "throughput_per_s": 1000 / latency_ms,
         "size_bytes": int(size_kb * 1024),
         "peak_memory_bytes": int(size_kb * 2048),
@@ -122,8 +122,20 @@ def test_a_drop_needs_a_baseline() -> None:
 def test_nothing_within_names_the_nearest_miss() -> None:
     with pytest.raises(NothingFeasible, match=r"nearest is trial 2: accuracy 0\.95, latency_ms 0\.4"):
         pick(FRONT, "accuracy>=0.96,latency_ms<=0.4")
-    with pytest.raises(NothingFeasible, match="the front is empty"):
-        pick([], "knee")
+    for rule in ("knee", "fastest", "accuracy>=0.9", "rmse<=2", "drop<=0.1"):
+        with pytest.raises(NothingFeasible, match="the front is empty"):
+            pick([], rule)
+
+
+def test_a_front_that_quality_was_no_objective_of_still_has_a_best() -> None:
+    lean = [{**one, "costs": {"latency": one["latency_ms"]["median"], "size": 1.0}} for one in FRONT]
+    assert [pick(lean, rule)["trial"] for rule in ("best", "fastest", "accuracy>=0.96", "knee")] == [4, 1, 3, 1]
+
+
+def test_the_fastest_is_the_fastest_a_sequence() -> None:
+    batched = point(5, 0.5, 0.4, 10) | {"latency_ms": {"median": 0.4, "batch": 8}}
+    assert pick([*FRONT, batched], "fastest")["trial"] == 5
+    assert pick([*FRONT, batched], "latency_ms<=0.05")["trial"] == 5
 
 
 def test_the_knee_of_one_point_is_that_point() -> None:

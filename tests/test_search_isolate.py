@@ -83,6 +83,24 @@ def test_time_and_memory_have_limits(child: Child, tmp_path: Path) -> None:
     assert caught.value.kind == "memory"
 
 
+PAUSE = """
+import time
+
+def pause(detail, seconds, emit):
+    emit({"event": "stage", "detail": detail})
+    time.sleep(seconds)
+"""
+
+
+def test_waiting_for_others_is_not_timed(child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pausing.py").write_text(PAUSE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    child.call("pausing:pause", {"detail": "", "seconds": 0})
+    child.call("pausing:pause", {"detail": "waiting for another measurement", "seconds": 1.6}, timeout_s=0.8)
+    with pytest.raises(ChildDied, match=r"did not end within 0\.8 s"):
+        child.call("pausing:pause", {"detail": "process 1 of 8", "seconds": 30}, timeout_s=0.8)
+
+
 def test_close_ends_a_running_call(child: Child, tmp_path: Path) -> None:
     threading.Timer(0.6, child.close).start()
     started = time.monotonic()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
@@ -130,7 +131,7 @@ def test_one_driver_owns_a_study(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match=f"driven by process {os.getpid()};"):
             Study.start(tmp_path, "s", plan(tmp_path))
         with Study.start(tmp_path, "other", plan(tmp_path)):  # several studies may run in one home
-            assert history.names(tmp_path) == ["s", "other"]
+            assert history.read(tmp_path, "other").counts["running"] == 0
     Study.start(tmp_path, "s", plan(tmp_path)).close()
 
 
@@ -143,17 +144,45 @@ def test_another_plan_or_other_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="letters, digits"):
         Study.start(tmp_path, "a/b", plan(tmp_path))
     moved = plan(tmp_path / "elsewhere", root="elsewhere", sampler="random")  # none of which makes another study
+    moved = replace(moved, tracking="http://elsewhere")
     with (
         Study.start(tmp_path, "s", moved) as study,
         pytest.raises(StudyError, match="the data of study 's' have changed"),
     ):
         study.keep_prepared({**study.prepared, "digest": "other"})
+    assert history.read(tmp_path, "s").plan == moved
+
+
+def test_a_failed_baseline_may_be_mended_before_anything_is_tried(tmp_path: Path) -> None:
+    other = replace(BASELINE, architecture=replace(BASELINE.architecture, units=64))
+    with started(tmp_path) as study:
+        study.keep_baseline(Outcome(BASELINE, "failed", stage="lower", reason="r"))
+    with started(tmp_path, baseline=other) as study:
+        assert study.baseline is None
+        study.keep_baseline(invented(study.plan.bench, other))
+    with pytest.raises(StudyError, match=r"baseline\.architecture\.units was 64, is 128"):
+        started(tmp_path)
+    with started(tmp_path / "late") as study:
+        study.keep_baseline(Outcome(BASELINE, "failed", stage="lower", reason="r"))
+        assert study.next_group(1)
+    with pytest.raises(StudyError, match="another plan"):
+        started(tmp_path / "late", baseline=None)
+
+
+def test_a_storage_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    sqlite3.connect(database(tmp_path)).execute("CREATE TABLE half_made (x)").connection.close()
+    with pytest.raises(StudyError, match=r"no such table: studies.*just being started"):
+        history.read(tmp_path, "s")
+    database(tmp_path).write_bytes(b"no database at all" * 100)
+    with pytest.raises(StudyError, match="damaged"):
+        history.read(tmp_path, "s")
+    with pytest.raises(StudyError, match="cannot be used"):
+        Study.start(tmp_path, "s", plan(tmp_path))
 
 
 def test_reading_needs_no_optuna_and_says_what_it_does_not_find(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="there is no study in"):
         history.read(tmp_path, "s")
-    assert history.names(tmp_path) == []
     with started(tmp_path) as study:
         group = study.next_group(20)
         assert group

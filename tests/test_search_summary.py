@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rehearsed import BASELINE, plan
 
+from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
 from search.history import History
@@ -99,6 +100,11 @@ def test_without_a_baseline_nothing_is_compared(tmp_path: Path, four: dict[int, 
 def test_speedup_of_a_batch_is_per_sequence(tmp_path: Path) -> None:
     found = summarise(study(tmp_path, {0: outcome(tmp_path, 16, 0.1, 8.0, 10, batch=8)}))
     assert found["front"][0]["speedup"] == pytest.approx(4)
+    assert found["front"][0]["costs"]["latency"] == pytest.approx(1)
+    assert found["front"][0]["latency_ms"]["median"] == 8
+    batched = outcome(tmp_path, 16, 0.1, 8.0, 10, batch=8)
+    assert OBJECTIVES["latency"].read(replace(batched, measurement=None, untrained_ms=4.0)) == 0.5
+    assert front_of(study(tmp_path, {0: batched}, bounds={"latency": 1.0})) == [0]
 
 
 def test_figures_of_the_end_are_used_and_said(tmp_path: Path, four: dict[int, Outcome]) -> None:
@@ -111,6 +117,37 @@ def test_figures_of_the_end_are_used_and_said(tmp_path: Path, four: dict[int, Ou
     assert [point["trial"] for point in found["front"]] == [1]
     assert found["final"]
     assert found["front"][0]["speedup"] == pytest.approx(5.0 / 0.30)
+
+
+def over(home: Path, low_ms: float) -> Outcome:
+    """0 measured again, with 0.6 ms for 0.4, and an interval from `low_ms`."""
+    found = outcome(home, 16, 0.10, 0.60, 10)
+    assert found.measurement
+    return replace(found, measurement=replace(found.measurement, ci_ms=(low_ms, 0.65)))
+
+
+def test_a_bound_is_broken_at_the_end_only_by_a_whole_interval(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    finals: dict[int | str, Outcome] = {0: over(tmp_path, 0.45), 1: over(tmp_path, 0.55)}
+    point = summarise(study(tmp_path, four, finals=finals, bounds={"latency": 0.5}))["front"]
+    assert [(one["trial"], one["latency_ms"]["median"], one["final"]) for one in point] == [(0, 0.6, True)]
+
+
+def test_the_end_leaves_no_front_empty(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    finals: dict[int | str, Outcome] = {0: over(tmp_path, 0.55)}
+    point = summarise(study(tmp_path, four, finals=finals, bounds={"latency": 0.5}))["front"]
+    assert [(one["trial"], one["latency_ms"]["median"], one["final"]) for one in point] == [(0, 0.4, False)]
+    assert "over the bound" in point[0]["notes"][-1]
+
+
+def test_what_could_not_be_measured_again_is_not_final(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    finals: dict[int | str, Outcome] = {0: replace(four[0], reason="could not be measured again: died"), 1: four[1]}
+    found = summarise(study(tmp_path, four, finals=finals))
+    assert [(point["trial"], point["final"]) for point in found["front"]] == [(0, False), (1, True)]
+
+
+def test_the_corner_is_the_baseline_of_the_end(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    history = study(tmp_path, four, finals={"baseline": outcome(tmp_path, 128, 0.04, 5.0, 100)})
+    assert reference_of(history)["latency"] == 5.0
 
 
 def test_what_is_over_a_bound_is_not_on_the_front(tmp_path: Path, four: dict[int, Outcome]) -> None:

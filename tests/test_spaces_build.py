@@ -19,6 +19,15 @@ TOKENS = Signature("classification", 7, 0, 4, vocabulary=9, masked=True)
 TAGGING = replace(MASKED, kind="tagging")
 REGRESSION = replace(FLOATS, kind="regression", outputs=2, target_mean=(100.0, -3.0), target_std=(20.0, 0.5))
 
+TINY = replace(  # as in SI units: deviations far below the 1e-7 at which Keras's own normalisation stops
+    REGRESSION,
+    masked=True,
+    mean=(1e-9, -2e-9, 5e-10),
+    std=(2e-9, 1e-10, 1e-9),
+    target_mean=(1e-7, -3e-9),
+    target_std=(2e-8, 5e-10),
+)
+
 
 def raw(signature, count=64, seed=3):
     """Raw inputs, the shorter sequences padded at their end; one is whole, one has a single step."""
@@ -70,6 +79,7 @@ FORMS = [  # a covering set: each cell, length, batch, mask, depth, way and read
     (cell("fastgrnn", readout="mean"), long(MASKED, 100), LOOP4),
     (cell("fastgrnn", layers=3), REGRESSION, LOOP5),
     (cell("fastgrnn", bidirectional=True), long(FLOATS, 1), LOOP),
+    (cell("gru", frame_stack=2), TINY, LOOP),
     (cell("mingru"), long(FLOATS, 64), SCAN),
     (cell("mingru"), long(MASKED, 100), SCAN4),
     (cell("mingru", layers=2, bidirectional=True), TOKENS, SCAN),
@@ -141,6 +151,26 @@ def test_frames_count_if_any_of_their_steps_does():
     np.testing.assert_array_equal(marks, [[True, True, True], [True, True, False]])
     np.testing.assert_array_equal(frames[0].reshape(9, 3), np.concatenate([x[0], np.zeros((2, 3))]))
     np.testing.assert_array_equal(frames[1].reshape(9, 3), np.concatenate([x[1, :4], np.zeros((5, 3))]))
+
+
+def test_the_unit_of_the_data_makes_no_difference():
+    """Metres or nanometres: what the model sees, and so what it answers, is the same up to the unit."""
+    plain, scaled = (
+        REGRESSION,
+        replace(
+            REGRESSION,
+            **{
+                key: tuple(1e-9 * value for value in getattr(REGRESSION, key))
+                for key in ("mean", "std", "target_mean", "target_std")
+            },
+        ),
+    )
+    x = raw(plain, count=8)
+    model = trained(cell("gru"), plain)
+    twin = build(cell("gru"), scaled, 0)
+    put_weights(twin, weights_of(model))
+    expected = serving_model(model, plain)(x).numpy()
+    np.testing.assert_allclose(serving_model(twin, scaled)(x * np.float32(1e-9)).numpy() * 1e9, expected, rtol=1e-4)
 
 
 def test_regression_is_served_in_raw_units():

@@ -16,37 +16,29 @@ from ai_edge_quantizer import qtyping, quantizer
 
 from objectives.deployment.graph import Matrix, matrices
 from objectives.deployment.lookups import with_lookups
+from spaces.catalog import BITS, ROLES, asked_bits
 
-WIDTHS: dict[str, dict[str, int]] = {
-    "32": {},
-    "16": {"embedding": 16, "input": 16, "recurrent": 16, "head": 16},
-    "8": {"embedding": 8, "input": 8, "recurrent": 8},
-    "rec8": {"recurrent": 8},
-    "rec4": {"embedding": 8, "input": 8, "recurrent": 4},
-    "4": {"embedding": 4, "input": 4, "recurrent": 4},
-}
-"""Bits asked for -> width of each role; a role that is not named stays float32."""
+WIDTHS = tuple(bits for bits in BITS if bits != "full8")
+"""The bits that can be asked for here; `catalog.asked_bits` says what each means for which role."""
 
 _REFUSED = {("BATCH_MATMUL", 4), ("GATHER", 16), ("GATHER", 8), ("GATHER", 4)} | {
     ("UNIDIRECTIONAL_SEQUENCE_LSTM", width) for width in (16, 8, 4)
 }
 """Operation and width that the tool does not know: such matrices stay as they are, and `realised_bits` shows it."""
 
-_HEAD = {"8": 8, "rec8": 8, "rec4": 8, "4": 4}  # where the head is asked for too
-
 
 def quantize(model: bytes, bits: str, *, head: bool = False) -> bytes:
-    """The float32 .tflite with its weights in `bits` (a key of `WIDTHS`); "32" gives it back unchanged.
+    """The float32 .tflite with its weights in `bits` (one of `WIDTHS`); "32" gives it back unchanged.
 
     The head stays float unless `head`: it is the largest single source of int8 error and saves nothing, and an int8
     head slows the next call of a fused LSTM fourfold. What cannot be narrowed stays as it was (`realised_bits` tells).
-    Raises ValueError for bits that are no key of `WIDTHS`.
+    Raises ValueError for bits that are not in `WIDTHS`.
     """
     if bits not in WIDTHS:
         raise ValueError(f"bits must be one of {', '.join(WIDTHS)}, but got {bits!r}")
     if bits == "32":
         return model
-    widths = WIDTHS[bits] | ({"head": _HEAD[bits]} if head and bits in _HEAD else {})
+    widths = asked_bits(bits, head=head)
     if "embedding" in widths:
         model = with_lookups(model)
     uses = matrices(model)
@@ -66,7 +58,7 @@ def quantize(model: bytes, bits: str, *, head: bool = False) -> bytes:
 def realised_bits(model: bytes) -> dict[str, int]:
     """Role -> width in which its matrices are stored, read back from the file; the widest where a role has several."""
     uses = matrices(model)
-    roles = [role for role in WIDTHS["16"] if any(use.role == role for use in uses)]
+    roles = [role for role in ROLES if any(use.role == role for use in uses)]
     return {role: max(use.bits for use in uses if use.role == role) for role in roles}
 
 

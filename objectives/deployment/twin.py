@@ -51,8 +51,8 @@ def _prepared(k: Any, x: Any, architecture: Architecture, signature: Signature) 
         steps = x
         if signature.mean:
             steps = (x - np.array(signature.mean, np.float32)) / np.array(signature.std, np.float32)
-        if mask is not None:
-            steps = k.ops.where(k.ops.expand_dims(mask, -1), steps, 0.0)
+    if mask is not None:
+        steps = k.ops.where(k.ops.expand_dims(mask, -1), steps, 0.0)
     return _stacked(k, steps, mask, architecture.frame_stack)
 
 

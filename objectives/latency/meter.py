@@ -1,5 +1,5 @@
-"""The meter: times .tflite models in a clean process of its own. It is started by its path and imports nothing of ours,
-so that it can travel to a board.
+"""The meter: times .tflite models in a clean process of its own. It is started by its path and imports nothing of ours
+for them, so that it can travel to a board; a SavedModel or a Keras file is opened through `spaces.backend`.
 
 Python, numpy and LiteRT only; TensorFlow is loaded where a SavedModel or a Keras file is asked for, and not before.
 It talks in JSON lines. In: a request, then the blocks to run; the end of the input is the end of the meter. Out:
@@ -75,6 +75,7 @@ def open_litert(path: str, batch: int, threads: int) -> Model:
 
 def open_tensorflow(path: str, kind: str, batch: int) -> Model:
     """A SavedModel's signature or a Keras model, called as a graph function of one static shape, outputs fetched."""
+    import spaces.build  # noqa: F401  (registers brisk's own layers, so that brisk's own exports load)
     from spaces.backend import keras, keras3, tf
 
     started = time.perf_counter_ns()

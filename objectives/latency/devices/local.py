@@ -94,8 +94,12 @@ class Local(Device):
 
     def fingerprint(self, conditions: Conditions) -> str:
         """Processor, cores, runtime, reference and conditions, digested."""
-        machine = [_processor(), os.cpu_count(), platform.system(), version("ai-edge-litert"), REFERENCE_SHA256]
+        machine = [processor(), os.cpu_count(), platform.system(), version("ai-edge-litert"), REFERENCE_SHA256]
         return digest(machine, to_json(conditions))
+
+
+class _Unlucky(Exception):
+    """The meter died of nothing that a candidate did."""
 
 
 @dataclass
@@ -109,7 +113,15 @@ class _Runs:
     started: int = 0
 
     def look(self, indices: list[int]) -> dict[int, Visit | str]:
-        """One process: the Visit or the reason of failure of each candidate; of one alone where it killed the meter."""
+        """One process: the Visit or the reason of failure of each candidate; of one alone where it killed the meter.
+
+        A meter that somebody killed, or that died before it came to a candidate, is given a second try.
+        """
+        with contextlib.suppress(_Unlucky):
+            return self._once(indices, again=True)
+        return self._once(indices, again=False)
+
+    def _once(self, indices: list[int], *, again: bool) -> dict[int, Visit | str]:
         failed: dict[int, str] = {}
         seen: dict[int, dict[str, Any]] = {index + 1: {"blocks": []} for index in (-1, *indices)}
         last: dict[str, Any] = {}
@@ -131,6 +143,8 @@ class _Runs:
                     block = timing.block_median(np.array(answer["wall_ns"]), np.array(cpu) if cpu else None)
                     seen[answer["block"]]["blocks"].append(block)
                 elif "died" in answer:
+                    if again and ("SIGKILL" in answer["died"] or last.get("at", 0) - 1 not in indices):
+                        raise _Unlucky
                     return self._blame(answer["died"], last, indices) | {i: why for i, why in failed.items() if i >= 0}
                 else:
                     self._note(seen, answer)
@@ -309,7 +323,8 @@ def _reference() -> Path:
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as the system gives it."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as info:
         for line in info:
             if line.startswith("model name"):

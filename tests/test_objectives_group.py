@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from objectives.bench import Bench, TaskSpec, TrainingSpec
+from objectives.group import Group
+from objectives.outcome import Conditions
+from spaces.errors import CandidateError, StudyError
+from spaces.genotype import Architecture, Deployment, Genotype, Training
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Group:
+    forms = [Genotype(Architecture("gru", 8), Training(), Deployment("loop", steps)) for steps in (1, 2)]
+    bench = Bench(TaskSpec(), TrainingSpec(), 0, "fake", Conditions(), {}, str(tmp_path))
+    heard: list[dict[str, Any]] = []
+    made = Group(bench, forms, heard.append)
+    made.heard = heard  # type: ignore[attr-defined]
+    return made
+
+
+def test_what_a_stage_raises_fails_one_form_and_the_others_go_on(group: Group) -> None:
+    def station(group: Group, form: int) -> None:
+        with group.stage("lower", form):
+            if form == 0:
+                raise ValueError("no such op\nand a long story")
+
+    group.each(station)
+    outcome = next(event for event in group.heard if event["event"] == "outcome")  # type: ignore[attr-defined]
+    assert outcome["form"] == 0
+    assert (outcome["outcome"]["stage"], outcome["outcome"]["reason"]) == ("lower", "ValueError: no such op")
+    assert outcome["outcome"]["seconds"]["lower"] >= 0
+    assert group.open == [1]
+
+
+def test_a_full_disk_is_no_candidates_fault(group: Group) -> None:
+    with (
+        pytest.raises(StudyError, match=r"No space left.*free some space and run"),
+        group.stage("train"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(CandidateError, match="train: FileNotFoundError"), group.stage("train"):
+        raise FileNotFoundError(errno.ENOENT, "No such file")
