@@ -67,6 +67,7 @@ def connection(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         connection.close()
         raise StudyError(
-            f"{path} cannot be used ({error}); see whether the disk is full, put a copy of it back, or name another --home"
+            f"{path} cannot be used ({error}); see whether the disk is full, put a copy of it back, or name another "
+            "--home"
         ) from None
     return connection

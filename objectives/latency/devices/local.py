@@ -86,6 +86,7 @@ class Local(Device):
 
         runs = _Runs(candidates, conditions, _pinned(conditions.threads, cores))
         with exclusive(self.name, lambda: tell("waiting for another measurement on this machine")):
+            tell(f"{len(candidates)} models, interleaved")
             sitting = timing.gather(runs.look, len(candidates), conditions, time.monotonic, tell)
         return [
             MeasureFailure(visits) if isinstance(visits, str) else runs.conclude(index, visits, sitting.reference_ns)
