@@ -42,7 +42,21 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
         return
     bounds = ", ".join(f"{name} <= {bound:g}" for name, bound in found["bounds"].items()) or "none"
     click.echo(f"{spec_name}: the spec and its data are sound")
-    click.echo(f"  data        {', '.join(f'{key} {value}' for key, value in data.summary.items())}")
+    click.echo(f"  data        {in_words(data.summary)}")
     click.echo(f"  objectives  {', '.join(found['objectives'])}; bounds: {bounds}")
     click.echo(f"  forms       of each trained model: {', '.join(f'{cell} {n}' for cell, n in forms.items())}")
     click.echo(f"Next: brisk run {spec_name}")
+
+
+def in_words(summary: dict[str, Any]) -> str:
+    """The data's summary as a person says it."""
+    parts = " + ".join(f"{count} {part}" for part, count in summary["sequences"].items())
+    step = f"tokens below {summary['vocabulary']}" if summary["vocabulary"] else f"{summary['features']} features"
+    said = [f"{summary['kind']} of {summary['data']}: {parts} sequences", f"{summary['time_steps']} steps of {step}"]
+    if summary["masked"]:
+        said.append("lengths {} to {}, median {:g}".format(*(summary["lengths"][i] for i in (0, 2, 1))))
+    if classes := summary.get("classes"):
+        said.append(f"{len(classes)} classes of {min(classes.values())} to {max(classes.values())}")
+    else:
+        said.append(f"{summary['outputs']} outputs")
+    return ", ".join(said)

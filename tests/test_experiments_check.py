@@ -88,3 +88,10 @@ def test_a_study_may_use_them_too(spec: str, tmp_path: Path, capsys: pytest.Capt
 def test_what_a_run_would_refuse_is_refused(spec: str, item: str, words: Any) -> None:
     with pytest.raises(SpecError, match=words):
         check_spec(spec, (item,), as_json=True)
+
+
+def test_the_data_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    check_spec("digits", (), as_json=False)
+    said = capsys.readouterr().out
+    assert "classification of digits-pixels: 1078 train + 362 validation + 357 test sequences" in said
+    assert "64 steps of 1 features, 10 classes of 174 to 183" in said
