@@ -33,7 +33,7 @@ from random import Random
 from typing import Any
 
 INPUTS = 8  # different inputs, fed in turn, so that no call sees what the one before saw
-LONG_CALL_NS = 2e6  # calls whose CPU time is taken too
+LONG_CALL_NS = 2e6  # a busy core cuts longer calls in two, which spoils even their median: CPU time is taken too
 WARMUP_CAP_S = 0.5  # of one slow model
 
 

@@ -21,7 +21,6 @@ from spaces.errors import SpecError
 
 Array = NDArray[np.float64]
 
-LONG_CALL_NS = 2e6  # the scheduler cuts longer calls in two on a busy core, so that even their median is wrong
 QUIET = 1.05  # wall time / CPU time of a long call that was not cut
 ONE_PROCESS = 0.03  # relative half-width that one process alone may claim: processes differ more than blocks do
 DRIFT = 0.05  # paired and plain medians that differ by more were taken on a machine that changed meanwhile
