@@ -8,6 +8,7 @@ static.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from spaces.backend import dynamic_update_slice, tf
@@ -15,63 +16,85 @@ from spaces.backend import dynamic_update_slice, tf
 Tensor = Any
 State = tuple[Tensor, ...]
 Step = Callable[[Tensor, State], State]
+Block = Callable[[Tensor, Tensor, State], tuple[State, Tensor]]
 
 
 def loop(
     step: Step, inputs: Tensor, start: Sequence[Tensor], *, steps: int = 1, mask: Tensor = None, return_sequences: bool
 ) -> Tensor:
-    """The states that `step` passes through, `steps` time steps an iteration of one WHILE.
+    """The outputs of `step(input [batch, width], state) -> state`, the first of the state [batch, units] being one.
 
-    `inputs` [batch, time, width], all static; `step(input [batch, width], state) -> state`, where the first of the
-    state [batch, units] is the output; `mask` [batch, time, 1], 1.0 where the step counts, and elsewhere the state
-    stays as it is. Gives [batch, time, units], or the last [batch, units]. Steps left over after the last whole
-    iteration are unrolled, and so is everything where there would be one iteration only.
+    `inputs`, `mask` and `steps` as in `blocks`. Gives [batch, time, units], or the last [batch, units].
+    """
+    width = start[0].shape[-1] if return_sequences else None
+    state, outputs = blocks(partial(unroll, step), inputs, mask, tuple(start), steps=steps, width=width)
+    return outputs if return_sequences else state[0]
+
+
+def blocks(
+    block: Block, inputs: Tensor, mask: Tensor, state: State, *, steps: int, width: int | None
+) -> tuple[State, Tensor]:
+    """The last state and all outputs [batch, time, units] of a recurrence that goes `steps` time steps in one iteration
+    of a WHILE; `width` is how many units the outputs have, or None where they are not wanted (they are None then).
+
+    `inputs` [batch, time, width], all static; `mask` None or [batch, time, 1], 1.0 where a step counts, and elsewhere
+    the state stays as it is; `block(inputs [batch, n, width], mask, state) -> state, outputs [batch, n, units]`, for
+    instance `unroll` of a step, or `blocks` again. What is left over after the last whole iteration goes through a
+    block of its own, and so does everything where there would be one iteration only.
     """
     time = inputs.shape[1]
     rounds = time // steps if time >= 2 * steps else 0
-    done = rounds * steps
-    state, pieces = tuple(start), []
+    done, pieces = rounds * steps, []
     if rounds:
-        state, piece = _iterate(step, inputs, state, steps, done, mask, return_sequences)
+        state, piece = _iterate(block, inputs, mask, state, steps, done, width)
         pieces.append(piece)
     if done < time:
-        kept = mask if mask is None else mask[:, done:]
-        state, outputs = _unroll(step, inputs[:, done:], state, kept)
-        pieces.append(_stack(outputs))
-    if not return_sequences:
-        return state[0]
-    return pieces[0] if len(pieces) == 1 else tf.concat(pieces, axis=1)
+        state, piece = block(inputs[:, done:], mask if mask is None else mask[:, done:], state)
+        pieces.append(piece)
+    if width is None:
+        return state, None
+    return state, pieces[0] if len(pieces) == 1 else tf.concat(pieces, axis=1)
 
 
 def _iterate(
-    step: Step, inputs: Tensor, start: State, steps: int, done: int, mask: Tensor, return_sequences: bool
+    block: Block, inputs: Tensor, mask: Tensor, start: State, steps: int, done: int, width: int | None
 ) -> tuple[State, Tensor]:
-    """The WHILE over the first `done` time steps; the sequence is written `steps` rows at a time, or is None."""
-    batch, _, width = inputs.shape
-    units = start[0].shape[-1]
-    buffers = (tf.zeros([batch, done, units]),) if return_sequences else ()
+    """The WHILE over the first `done` time steps; the outputs are written `steps` rows at a time, or are None."""
+    batch, rounds = inputs.shape[0], done // steps
+    buffers = () if width is None else (tf.zeros([batch, done, width]),)
+    rows, kept = (_rounds(each, rounds, steps) for each in (inputs, mask))
 
     def body(at: Tensor, state: State, written: tuple[Tensor, ...]) -> tuple[Tensor, State, tuple[Tensor, ...]]:
-        block = tf.slice(inputs, [0, at, 0], [batch, steps, width])
-        kept = None if mask is None else tf.slice(mask, [0, at, 0], [batch, steps, 1])
-        state, outputs = _unroll(step, block, state, kept)
-        if return_sequences:
-            written = (dynamic_update_slice(written[0], _stack(outputs), [0, at, 0]),)
-        return at + steps, state, written
+        state, outputs = block(_round(rows, at, steps), _round(kept, at, steps), state)
+        return at + 1, state, tuple(dynamic_update_slice(each, outputs, [0, at * steps, 0]) for each in written)
 
-    _, state, written = tf.while_loop(lambda at, *_: at < done, body, (tf.constant(0), start, buffers))
-    return state, written[0] if return_sequences else None
+    _, state, written = tf.while_loop(lambda at, *_: at < rounds, body, (tf.constant(0), start, buffers))
+    return state, written[0] if written else None
 
 
-def _unroll(step: Step, block: Tensor, state: State, mask: Tensor) -> tuple[State, list[Tensor]]:
-    """Every step of a block [batch, steps, width], one after the other, and the output of each."""
+def _rounds(x: Tensor, rounds: int, steps: int) -> Tensor:
+    """[batch, time, width] -> [batch, rounds, steps x width] of the first rounds x steps steps; None stays None."""
+    return None if x is None else tf.reshape(x[:, : rounds * steps], [-1, rounds, steps * x.shape[2]])
+
+
+def _round(x: Tensor, at: Tensor, steps: int) -> Tensor:
+    """The steps of one round, [batch, steps, width].
+
+    By GATHER, whose shape is known: a SLICE that starts at a tensor has none for TFLite, which then prepares the body
+    anew in every iteration.
+    """
+    return None if x is None else tf.reshape(tf.gather(x, at, axis=1), [-1, steps, x.shape[2] // steps])
+
+
+def unroll(step: Step, inputs: Tensor, mask: Tensor, state: State) -> tuple[State, Tensor]:
+    """Every step of a block [batch, steps, width], one after the other: the last state, and the output of each."""
     outputs = []
-    kept = [None] * block.shape[1] if mask is None else _rows(mask)
-    for row, keep in zip(_rows(block), kept, strict=True):
+    kept = [None] * inputs.shape[1] if mask is None else _rows(mask)
+    for row, keep in zip(_rows(inputs), kept, strict=True):
         moved = step(row, state)
         state = moved if keep is None else _select(keep, moved, state)
         outputs.append(state[0])
-    return state, outputs
+    return state, _stack(outputs)
 
 
 def _select(keep: Tensor, new: State, old: State) -> State:

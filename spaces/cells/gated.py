@@ -1,7 +1,9 @@
-"""The gated cells that Keras itself trains: LSTM, GRU (reset after the product) and SimpleRNN."""
+"""The gated cells that Keras itself trains: LSTM, GRU and SimpleRNN, with Keras's usual activations or others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,18 @@ from spaces.backend import keras, tf
 from spaces.cells.cell import Arrays, RecurrentCell, projection, recurrent
 from spaces.scan import State, Tensor
 
+Activation = Callable[[Tensor], Tensor]
 
+
+@dataclass(frozen=True)
 class LSTM(RecurrentCell):
     """Long short-term memory (Hochreiter and Schmidhuber 1997, Gers 2000).
 
     Weights kernel, recurrent kernel, bias [4 units], gates i, f, g, o as in Keras, which starts the bias of f at 1.
     """
 
+    activation: Activation = tf.tanh
+    recurrent_activation: Activation = tf.sigmoid
     states = 2
 
     def layer(
@@ -33,16 +40,20 @@ class LSTM(RecurrentCell):
         """i, f, o = s(Wx + Rh + b); g = tanh(Wx + Rh + b); c = f c + i g; h = o tanh(c)."""
         h, c = state
         i, f, g, o = tf.split(recurrent(h, weights[1]) + projected, 4, axis=1)
-        c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        return tf.sigmoid(o) * tf.tanh(c), c
+        c = self.recurrent_activation(f) * c + self.recurrent_activation(i) * self.activation(g)
+        return self.recurrent_activation(o) * self.activation(c), c
 
 
+@dataclass(frozen=True)
 class GRU(RecurrentCell):
     """Gated recurrent unit (Cho 2014) with the reset gate after the product, as cuDNN and Keras have it.
 
     So a step needs one product instead of two that wait for each other. Weights kernel, recurrent kernel, bias
     [2, 3 units], gates z, r, candidate.
     """
+
+    activation: Activation = tf.tanh
+    recurrent_activation: Activation = tf.sigmoid
 
     def layer(
         self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
@@ -68,12 +79,53 @@ class GRU(RecurrentCell):
         (h,) = state
         x_z, x_r, x_n = tf.split(projected, 3, axis=1)
         h_z, h_r, h_n = tf.split(recurrent(h, weights[1], weights[2][1]), 3, axis=1)
-        n = tf.tanh(x_n + tf.sigmoid(x_r + h_r) * h_n)
-        return (n + tf.sigmoid(x_z + h_z) * (h - n),)
+        n = self.activation(x_n + self.recurrent_activation(x_r + h_r) * h_n)
+        return (n + self.recurrent_activation(x_z + h_z) * (h - n),)
 
 
+@dataclass(frozen=True)
+class ResetBeforeGRU(GRU):
+    """The gated recurrent unit as first published (Cho 2014), the reset gate before the product; bias [3 units].
+
+    A step needs two products, the second of which waits for the first: slower, so nobody should train it anew. It is
+    here for models that exist.
+    """
+
+    def layer(
+        self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
+    ) -> Any:
+        """tf_keras's own GRU, `reset_after=False`."""
+        return keras.layers.GRU(
+            units, return_sequences=return_sequences, go_backwards=go_backwards, reset_after=False, name=name
+        )
+
+    def initialise(self, weights: list[np.ndarray]) -> list[np.ndarray]:
+        """The bias of z starts at 1."""
+        kernel, recurrent_kernel, bias = weights
+        bias = bias.copy()
+        bias[: bias.shape[0] // 3] = 1.0
+        return [kernel, recurrent_kernel, bias]
+
+    def project(self, weights: Arrays, x: Tensor) -> Tensor:
+        """W x + b."""
+        return projection(x, weights[0], weights[2])
+
+    def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
+        """z, r = s(Wx + Rh + b); n = tanh(Wx + b + R (r h)); h = z h + (1 - z) n."""
+        (h,) = state
+        units = h.shape[-1]
+        x_z, x_r, x_n = tf.split(projected, 3, axis=1)
+        h_z, h_r = tf.split(recurrent(h, weights[1][:, : 2 * units]), 2, axis=1)
+        reset = self.recurrent_activation(x_r + h_r) * h
+        n = self.activation(x_n + recurrent(reset, weights[1][:, 2 * units :]))
+        return (n + self.recurrent_activation(x_z + h_z) * (h - n),)
+
+
+@dataclass(frozen=True)
 class SimpleRNN(RecurrentCell):
     """The plain recurrence (Elman 1990); weights kernel, recurrent kernel (starts orthogonal), bias [units]."""
+
+    activation: Activation = tf.tanh
 
     def layer(
         self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
@@ -87,4 +139,4 @@ class SimpleRNN(RecurrentCell):
 
     def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
         """H = tanh(W x + R h + b)."""
-        return (tf.tanh(recurrent(state[0], weights[1]) + projected),)
+        return (self.activation(recurrent(state[0], weights[1]) + projected),)
