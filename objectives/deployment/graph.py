@@ -28,6 +28,8 @@ _CARRIED_ON = ("WHILE", _FUSED)
 _OPERANDS = {  # operation -> positions where a constant matrix may stand
     "FULLY_CONNECTED": (1,),
     "BATCH_MATMUL": (0, 1),
+    "CONV_2D": (1,),
+    "DEPTHWISE_CONV_2D": (1,),
     "GATHER": (0,),
     "EMBEDDING_LOOKUP": (1,),
     _FUSED: (1, 2, 3, 4, 5, 6, 7, 8),
@@ -50,6 +52,11 @@ def matrices(model: bytes) -> list[Matrix]:
     """Every use of a constant matrix in every subgraph of a .tflite, in the order of the file."""
     graph = read_graph(model)
     return [matrix for index in range(len(graph.subgraphs)) for matrix in Reader(graph, index).matrices()]
+
+
+def keeps_state(model: bytes) -> bool:
+    """Whether a .tflite has variables, which live on from one call to the next: the fused LSTM's state is such."""
+    return any(tensor.isVariable for part in read_graph(model).subgraphs for tensor in part.tensors)
 
 
 class Reader:

@@ -1,0 +1,309 @@
+"""The user's model as it is, but for its recurrent layers, which run as brisk's loops on the same weights.
+
+While a model is being traced (`rewriting`), the `call` of each layer that brisk knows is replaced on the instance, and
+of no other: masks, merging, nesting and whatever else the graph does remain Keras's own doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from spaces.backend import keras as keras2
+from spaces.backend import keras3, tf
+from spaces.cells.cell import backwards
+from spaces.errors import ModelError
+from spaces.lowering.load import Loaded
+from spaces.lowering.recurrence import Level, Repeating, joined, levels_of, run, start_of, states_of
+from spaces.scan import Tensor
+
+QUIET = (
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "ActivityRegularization",
+)
+"""Layers that do nothing at inference; Keras 2 makes a copy of its input all the same."""
+
+RECURRENT = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "RNN", "LSTM", "GRU", "SimpleRNN")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the recurrent layers run.
+
+    `lowering`: "loop" (brisk's WHILE, `steps` time steps an iteration; as many as there are unrolls it), "keras3"
+    (the WHILE of Keras 3) or "fused" (the layers of Keras 2, whose LSTM TFLite turns into one operation). `stacked`:
+    recurrent layers that follow one another share one loop. `projection`: inputs are multiplied "ahead", all at once
+    before the loop, "inside", a round's at once, or "joined" with the state, one product a step (`recurrence.Joined`).
+    """
+
+    lowering: str = "loop"
+    steps: int = 1
+    stacked: bool = False
+    projection: str = "ahead"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A layer's whole sequence, and how it came about, so that the next layer may go on in the same loop."""
+
+    sequence: Tensor
+    levels: list[Level]
+    x: Tensor
+    mask: Tensor
+
+
+@dataclass
+class Session:
+    """What one tracing remembers. `given` are states to start from by layer name, and `left` those it ended with.
+
+    With `streaming`, a tracing goes on where the one before ended: a masked first step repeats the output before it.
+    """
+
+    form: Form
+    streaming: bool = False
+    chains: dict[int, Chain] = field(default_factory=dict)
+    given: dict[str, Sequence[Tensor]] = field(default_factory=dict)
+    left: dict[str, list[Tensor]] = field(default_factory=dict)
+    joined: int = 0  # layers that went on in the loop of the one before
+    twins: list[Any] = field(default_factory=list)  # layers of the other Keras, whose variables the graph reads
+
+
+@contextlib.contextmanager
+def rewriting(loaded: Loaded, form: Form, *, streaming: bool = False) -> Iterator[Session]:
+    """Within it, tracing a call of the model builds `form`; afterwards the model is as it was.
+
+    Entered before the tracing begins, for weights are read and layers made, which a graph would take for its own.
+    """
+    session = Session(form, streaming)
+    changed = []
+    try:
+        for layer in loaded.layers:
+            if call := _replacement(layer, loaded, session):
+                object.__setattr__(layer, "call", tf.autograph.experimental.do_not_convert(call))
+                changed.append(layer)
+        yield session
+    finally:
+        for layer in changed:
+            object.__delattr__(layer, "call")
+
+
+def recurrent_layers(loaded: Loaded) -> tuple[list[Any], list[Any]]:
+    """The recurrent layers that brisk rewrites, and those it leaves as they are; wrappers are not counted."""
+    known, left = [], []
+    for layer in loaded.layers:
+        if levels_of(layer, loaded.keras):
+            known.append(layer)
+        elif any(issubclass(type(layer), getattr(loaded.keras.layers, kind)) for kind in RECURRENT):
+            left.append(layer)
+    return known, left
+
+
+def _replacement(layer: Any, loaded: Loaded, session: Session) -> Callable[..., Any] | None:
+    kinds = loaded.keras.layers
+    levels = levels_of(layer, loaded.keras)
+    if session.form.lowering != "loop":
+        native = "keras3" if loaded.family == "Keras 3" else "fused"
+        return _in_order(layer, _foreign(layer, session)) if levels and session.form.lowering != native else None
+    if levels:
+        together = session.form.projection == "joined"
+        return _in_order(layer, _recurrent(layer, [joined(each) for each in levels] if together else levels, session))
+    if type(layer) is kinds.Dense:
+        return _dense(layer)
+    if session.streaming and type(layer) is kinds.Conv1D and layer.kernel_size[0] > 1:
+        return _causal(layer, session)
+    if type(layer) is kinds.TimeDistributed:
+        return _time_distributed(layer, kinds)
+    if type(layer) is kinds.Bidirectional and hasattr(layer, "_call_fused_lstm"):
+        return _two_ways(layer)
+    if type(layer).__name__ in QUIET and type(layer) is getattr(kinds, type(layer).__name__, None):
+        return lambda inputs, *ignored, **also: inputs
+    return None
+
+
+def _in_order(layer: Any, call: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """A `call` of Keras 2 with its arguments as the layer's Keras orders them: a model may give them by position."""
+    if call is None or isinstance(layer, keras2.layers.Layer):
+        return call
+
+    def ordered(sequences: Any, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:
+        return call(sequences, mask, training, initial_state)
+
+    return ordered
+
+
+def _recurrent(layer: Any, levels: list[Level], session: Session) -> Callable[..., Any]:
+    def call(inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, **ignored: Any) -> Any:
+        x, given = _parts(inputs, initial_state)
+        if given and session.streaming:
+            raise ModelError(f"it cannot stream: the layer {layer.name} starts from a state that the model computes")
+        given = list(session.given.get(layer.name, given))
+        marks, zeroed = _marks(mask), bool(layer.zero_output_for_mask)
+        mine = levels
+        if given and marks is not None and not (zeroed or session.streaming):
+            mine = [*levels[:-1], replace(levels[-1], cell=Repeating(levels[-1].cell))]
+        before = session.chains.get(id(x))
+        chained = mine
+        if before and mine is levels and not given and not layer.go_backwards and before.mask is marks:
+            x, marks, chained = before.x, before.mask, [*before.levels, *mine]
+            session.joined += 1
+        x, order = tf.cast(x, tf.float32), backwards if layer.go_backwards else _as_is
+        output, state = run(
+            chained,
+            order(x),
+            order(marks),
+            start_of(chained, int(x.shape[0]), given or None),
+            steps=session.form.steps,
+            ahead=session.form.projection == "ahead",
+            return_sequences=layer.return_sequences,
+        )
+        if zeroed and marks is not None:
+            output = output * (order(marks) if layer.return_sequences else order(marks)[:, -1])
+        states = states_of(mine, state[-sum(level.cell.states for level in mine) :])
+        if layer.name in session.left and session.streaming:
+            raise ModelError(f"it cannot stream: the layer {layer.name} is used more than once")
+        session.left[layer.name] = states
+        onward = layer.return_sequences and session.form.stacked and mine is levels
+        if onward and not (given or layer.go_backwards or (zeroed and marks is not None)):
+            session.chains[id(output)] = Chain(output, chained, x, marks)
+        if not layer.return_state:
+            return output
+        packed = tf.nest.pack_sequence_as(_plain(layer.cell.state_size), states)
+        packed = list(packed) if isinstance(packed, list | tuple) else [packed]
+        return [output, *packed] if isinstance(layer, keras2.layers.Layer) else (output, *packed)
+
+    return call
+
+
+def _as_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _plain(size: Any) -> Any:
+    """A state size as plain lists, whatever containers Keras tracks it in."""
+    return [_plain(one) for one in size] if isinstance(size, list | tuple) else size
+
+
+def _parts(inputs: Any, initial_state: Any) -> tuple[Tensor, list[Tensor]]:
+    """The sequence, and the states that came with it, flat; none where it starts at zero."""
+    if isinstance(inputs, list | tuple):
+        inputs, initial_state = inputs[0], list(inputs[1:]) or initial_state
+    return inputs, [tf.cast(each, tf.float32) for each in tf.nest.flatten(initial_state) if each is not None]
+
+
+def _marks(mask: Any) -> Tensor:
+    """A mask of either Keras as floats [batch, time, 1], the same tensor for the same mask; None stays None."""
+    mask = mask[0] if isinstance(mask, list | tuple) else mask
+    if mask is None:
+        return None
+    known = getattr(mask, "_brisk_marks", None)
+    if known is None:
+        known = tf.cast(mask, tf.float32)
+        known = known[:, :, None] if len(known.shape) == 2 else known
+        mask._brisk_marks = known
+    return known
+
+
+def _dense(layer: Any) -> Callable[..., Any] | None:
+    """One FULLY_CONNECTED over all steps, where Keras makes a BATCH_MATMUL of it."""
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+        return None
+
+    def call(inputs: Tensor, **ignored: Any) -> Tensor:
+        if len(inputs.shape) < 3:
+            return type(layer).call(layer, inputs)
+        kernel = tf.convert_to_tensor(layer.kernel)
+        product = tf.matmul(tf.reshape(tf.cast(inputs, kernel.dtype), [-1, inputs.shape[-1]]), kernel)
+        if layer.use_bias:
+            product = product + tf.convert_to_tensor(layer.bias)
+        product = tf.reshape(product, [*inputs.shape[:-1], kernel.shape[-1]])
+        return product if layer.activation is None else layer.activation(product)
+
+    return call
+
+
+def _causal(layer: Any, session: Session) -> Callable[..., Any]:
+    """A causal convolution that sees what came before its block, and leaves the end of it for the next."""
+
+    def call(inputs: Tensor, **ignored: Any) -> Tensor:
+        (past,) = session.given[layer.name]
+        seen = tf.concat([past, inputs], axis=1)
+        session.left[layer.name] = [seen[:, seen.shape[1] - past.shape[1] :]]
+        kernel, rate = tf.convert_to_tensor(layer.kernel), layer.dilation_rate[0]
+        found = tf.nn.conv1d(seen, kernel, stride=1, padding="VALID", dilations=rate)
+        if layer.use_bias:
+            found = found + tf.convert_to_tensor(layer.bias)
+        return found if layer.activation is None else layer.activation(found)
+
+    return call
+
+
+def _time_distributed(layer: Any, kinds: Any) -> Callable[..., Any] | None:
+    """All steps as one batch, which is the same for layers that keep batch entries apart, as all do at inference."""
+    inner = layer.layer
+    if isinstance(inner, kinds.RNN | kinds.Bidirectional) or getattr(inner, "stateful", False):
+        return None
+
+    def call(inputs: Tensor, mask: Any = None, **ignored: Any) -> Any:
+        batch, time = inputs.shape[:2]
+        found = inner(tf.reshape(inputs, [batch * time, *inputs.shape[2:]]))
+        return tf.nest.map_structure(lambda each: tf.reshape(each, [batch, time, *each.shape[1:]]), found)
+
+    return call
+
+
+def _two_ways(layer: Any) -> Callable[..., Any]:
+    """Keras 3's own way, but never its fused one, which would pass our loops by."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _without(layer, "_can_attempt_fused_lstm"), _without(layer, "_can_attempt_fused_gru"):
+            return type(layer).call(layer, *args, **kwargs)
+
+    return call
+
+
+@contextlib.contextmanager
+def _without(layer: Any, ability: str) -> Iterator[None]:
+    object.__setattr__(layer, ability, lambda *args, **kwargs: False)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, ability)
+
+
+def _foreign(layer: Any, session: Session) -> Callable[..., Any] | None:
+    """The like of the layer in the other Keras, with the same weights."""
+    other = keras3() if session.form.lowering == "keras3" else keras2
+    kind = type(layer).__name__
+    if kind not in ("LSTM", "GRU", "SimpleRNN"):
+        return None
+    shared = ("units", "use_bias", "return_sequences", "return_state", "go_backwards", "zero_output_for_mask")
+    flags = {name: getattr(layer, name) for name in shared if hasattr(layer, name)}
+    flags |= {name: getattr(layer, name) for name in ("reset_after",) if hasattr(layer, name)}
+    for name in ("activation", "recurrent_activation"):
+        if hasattr(layer, name):
+            function = getattr(layer, name)
+            known = getattr(function, "__name__", "")
+            flags[name] = known if known in ("tanh", "sigmoid", "relu", "linear") else function
+    twin = getattr(other.layers, kind)(**flags)
+    twin.build((None, None, int(layer.cell.kernel.shape[0])))
+    twin.set_weights([np.asarray(each) for each in layer.get_weights()])
+    session.twins.append(twin)
+
+    def call(inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, **ignored: Any) -> Any:
+        x, given = _parts(inputs, initial_state)
+        mask = mask[0] if isinstance(mask, list | tuple) else mask
+        found = twin(x, mask=mask, initial_state=given or None)
+        native = isinstance(layer, keras2.layers.Layer)
+        if not layer.return_state:
+            return found
+        return list(found) if native else tuple(found)
+
+    return call
