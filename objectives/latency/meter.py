@@ -73,23 +73,24 @@ def open_litert(path: str, batch: int, threads: int) -> Model:
     return Model(feed, interpreter.invoke, interpreter.reset_all_variables, own, load_ns)
 
 
-def open_tensorflow(path: str, kind: str, batch: int) -> Model:
-    """A SavedModel's signature or a Keras model, called as a graph function of one static shape, outputs fetched."""
+def open_tensorflow(asked: dict[str, Any], batch: int) -> Model:
+    """A SavedModel's signature or a Keras model, called with one static shape, outputs fetched.
+
+    `asked["how"]` is "function" (a graph function, for a SavedModel its signature), "xla", "call" (layer by layer) or
+    "predict".
+    """
+    import numpy as np
+
     import spaces.build  # noqa: F401  (registers brisk's own layers, so that brisk's own exports load)
-    from spaces.backend import keras, keras3, tf
+    from spaces.backend import tf
 
     started = time.perf_counter_ns()
-    if kind == "savedmodel":
-        function, specs = _signature(tf.saved_model.load(path))
+    if asked["kind"] == "savedmodel":
+        function, specs = _signature(tf.saved_model.load(asked["path"]))
+        still = {name: tf.TensorSpec(_static(list(each.shape), batch), each.dtype) for name, each in specs.items()}
+        answer = tf.function(lambda **x: function(**x), jit_compile=True) if asked["how"] == "xla" else function
     else:
-        model = _load_keras([keras3(), keras] if path.endswith(".keras") else [keras, keras3()], path)
-        function = tf.function(lambda **x: model(list(x.values()) if len(x) > 1 else next(iter(x.values()))))
-        specs = {f"x{place}": each for place, each in enumerate(model.inputs)}
-    still = {
-        name: tf.TensorSpec(_static(list(each.shape), batch), tf.as_dtype(each.dtype), name=name)
-        for name, each in specs.items()
-    }
-    graph = function if kind == "savedmodel" else function.get_concrete_function(**still)
+        answer, still = _keras(asked, batch)
     load_ns = time.perf_counter_ns() - started
     turns = [
         {name: tf.constant(_draw(each.shape, each.dtype.as_numpy_dtype, turn)) for name, each in still.items()}
@@ -98,10 +99,37 @@ def open_tensorflow(path: str, kind: str, batch: int) -> Model:
     fed = dict(turns[0])
 
     def call() -> None:
-        for output in tf.nest.flatten(graph(**fed)):
-            output.numpy()
+        for output in tf.nest.flatten(answer(**fed)):
+            if not isinstance(output, float | np.ndarray):
+                output.numpy()
 
     return Model(lambda turn: fed.update(turns[turn % INPUTS]), call, lambda: None, batch, load_ns)
+
+
+def _keras(asked: dict[str, Any], batch: int) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A function of a Keras model's inputs by name, and what they are."""
+    from pathlib import Path
+
+    from spaces.backend import tf
+    from spaces.lowering.load import load
+
+    loaded = load(Path(asked["path"]), custom=asked["custom"], unsafe=asked["unsafe"])
+    still = {}
+    for port in loaded.inputs:
+        shape = list(port.shape)
+        if len(shape) > 1 and shape[1] is None:
+            shape[1] = asked["time_steps"]
+        still[port.name] = tf.TensorSpec(_static(shape, batch), port.dtype, name=port.name)
+
+    def forward(**x: Any) -> Any:
+        return loaded.call(list(x.values()))
+
+    if asked["how"] == "call":
+        return forward, still
+    if asked["how"] == "predict":
+        return lambda **x: loaded.predict(list(x.values()), batch), still
+    graph = tf.function(forward, jit_compile=asked["how"] == "xla")
+    return graph.get_concrete_function(**still), still
 
 
 def _signature(loaded: Any) -> tuple[Any, dict[str, Any]]:
@@ -117,16 +145,6 @@ def _static(shape: list[int | None], batch: int) -> list[int]:
     if None in fixed:
         raise ValueError(f"its input has the shape {shape}: only the batch may be free; save it with a fixed length")
     return [int(size or 0) for size in fixed]
-
-
-def _load_keras(versions: list[Any], path: str) -> Any:
-    said = []
-    for keras in versions:
-        try:
-            return keras.models.load_model(path, compile=False)
-        except Exception as error:
-            said.append(f"Keras {keras.__version__}: {_words(error)}")
-    raise ValueError("no Keras can load it; " + "; ".join(said))
 
 
 def _draw(shape: Any, kind: Any, turn: int) -> Any:
@@ -148,12 +166,22 @@ def _twice(call: Callable[[], Any]) -> Callable[[], None]:
     return both
 
 
+def _after(first: Callable[[], Any], call: Callable[[], Any]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        call()
+
+    return both
+
+
 def open_model(asked: dict[str, Any], threads: int) -> Model:
     """The model that a request names; raises whatever its runtime raises."""
     if asked["kind"] == "tflite":
         model = open_litert(asked["path"], asked["batch"], threads)
     else:
-        model = open_tensorflow(asked["path"], asked["kind"], asked["batch"])
+        model = open_tensorflow(asked, asked["batch"])
+    if asked["clean"]:
+        model = replace(model, call=_after(cleaner(), model.call))
     return replace(model, call=_twice(model.call)) if asked["twice"] else model
 
 

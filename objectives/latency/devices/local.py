@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,20 @@ START_S = {True: 20.0, False: 180.0}  # silence allowed beyond the sitting's own
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to time: a .tflite file, a SavedModel folder or a Keras file; `twice` runs it twice a call."""
+    """A model to time: a .tflite file, a SavedModel folder or a Keras file.
+
+    `twice` runs it twice a call; `clean` clears the vector registers before each call (`meter.cleaner`); `how` is the
+    way TensorFlow runs it (`meter.open_tensorflow`), with what a Keras file needs: a length where its own is free, the
+    user's own code, and leave to run code that it holds (`spaces.lowering.load`).
+    """
 
     path: Path
     twice: bool = False
+    clean: bool = False
+    how: str = "function"
+    time_steps: int | None = None
+    custom: tuple[str, ...] = ()
+    unsafe: bool = False
 
     @property
     def kind(self) -> str:
@@ -177,7 +187,7 @@ class _Runs:
         chosen = [(0, Candidate(_reference())), *((index + 1, self.candidates[index]) for index in order)]
         return {
             "models": [
-                {"index": index, "path": str(each.path.absolute()), "kind": each.kind, "twice": each.twice,
+                {**asdict(each), "index": index, "path": str(each.path.absolute()), "kind": each.kind,
                  "batch": self.conditions.batch}
                 for index, each in chosen
             ],
