@@ -93,6 +93,76 @@ def export(study: str, rule: str | None, trial: str | None, home: Path, **wanted
 
 
 @cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that is absent or empty.")
+@click.option("--data", default="", help="Rows with labels: .npz, .npy, .csv, .parquet, module:function or a preset.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    default=0.005,
+    show_default=True,
+    help="Of accuracy, or of rmse in shares of the targets' standard deviation; needs --data.",
+)
+@click.option("--allow-lossy", is_flag=True, help="Without --data: choose quantised forms too, their error unjudged.")
+@click.option("--task", "kind", type=click.Choice(["classification", "tagging", "regression"]), help="If unclear.")
+@click.option("--batch", "batches", default="1", show_default=True, metavar="N,...", help="Sequences a call.")
+@click.option("--time-steps", default="", metavar="T,...", help="Where the model's length is free; one file for each.")
+@click.option(
+    "--streaming",
+    type=click.IntRange(min=1),
+    is_flag=False,
+    flag_value=1,
+    metavar="[FRAMES]",
+    help="Also a form that takes the next frames and the state.",
+)
+@click.option("--period", default="10ms", show_default=True, help="From call to call of the streaming form.")
+@click.option("--custom", multiple=True, metavar="MODULE:NAME", help="A layer of yours that the model needs.")
+@click.option("--unsafe", is_flag=True, help="Let the file run Python code that it holds, as Lambda layers do.")
+@click.option("--device", default="local", show_default=True, help="Where to measure: local or fake.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--scenario", default="burst", show_default=True, help="burst, or paced:10ms for a call every 10 ms.")
+@click.option("--overwrite", is_flag=True, help="Replace what is in the folder.")
+@json_option
+def rewrite(
+    model: Path,
+    out: Path,
+    batches: str,
+    time_steps: str,
+    overwrite: bool,
+    as_json: bool,
+    kind: str | None,
+    **asked: Any,
+) -> None:
+    """Write MODEL, a trained .keras or .h5 file or SavedModel, as the fastest .tflite with the same weights.
+
+    Every lowering and bit width is made, checked against the original and measured; the ledger says why each was not
+    chosen.
+    """
+    from experiments.rewrite import Wish, rewrite_model
+
+    wish = Wish(
+        model,
+        batches=_numbers("--batch", batches) or (1,),
+        time_steps=_numbers("--time-steps", time_steps),
+        kind=kind or "",
+        **asked,
+    )
+    try:
+        rewrite_model(wish, out=out, overwrite=overwrite, as_json=as_json)
+    except KeyboardInterrupt:
+        click.echo("brisk: interrupted; nothing was written", err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 up, separated by commas, each once."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.UsageError(f"{option} {text}: give whole numbers from 1 up, separated by commas")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+@cli.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL...")
 @click.option("--device", default="local", show_default=True, help="Where to measure: local or fake.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences a call.")

@@ -1,0 +1,1 @@
+"""The user's trained model in every form that could be fast, each judged against the original."""

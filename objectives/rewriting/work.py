@@ -1,0 +1,271 @@
+"""What a rewriting asks of a worker process: look at the model, make it in one way, prove the file that was chosen.
+
+The model is opened once in the life of a process. What the original answers is kept in the shared folder, so that every
+process judges by the same arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.bench import Emit
+from objectives.deployment.convert import convert, fixed, save
+from objectives.deployment.graph import keeps_state
+from objectives.deployment.interpreter import answers
+from objectives.deployment.quantize import quantize, realised_bits
+from objectives.rewriting.examples import Examples, Question, invented, of_the_user, question
+from objectives.rewriting.tried import BATCH_ROWS, Request, Tried, Way
+from objectives.sources import importable
+from spaces.backend import tf
+from spaces.errors import BriskError, ModelError
+from spaces.lowering.load import Loaded, Port, load
+from spaces.lowering.recurrence import joins
+from spaces.lowering.rewrite import Form, recurrent_layers, rewriting
+from spaces.record import from_json, to_json
+
+Array = NDArray[Any]
+ORIGINAL_BATCH = 64
+
+
+def warm(request: dict[str, Any]) -> None:
+    """Open the model ahead of the first question."""
+    opened(from_json(Request, request))
+
+
+def look(request: dict[str, Any]) -> dict[str, Any]:
+    """Open and check model and data, let the original answer, and tell what there is to rewrite.
+
+    Raises ModelError or DataError for what cannot be used.
+    """
+    asked = from_json(Request, request)
+    loaded = opened(asked)
+    examples = of_the_user(asked, loaded) if asked.data else None
+    steps = asked.time_steps or (_length(loaded, examples) if examples else None)
+    ports = fixed(loaded, asked.batch, steps)
+    if examples is None or not _same_length(examples, ports):
+        examples = invented(loaded, ports)
+    outputs = _original(loaded, examples)
+    if not all(np.isfinite(each).all() for each in outputs.values()):
+        raise ModelError(f"{asked.model}: the model itself gives NaN or infinity on {examples.source}; nothing to hold")
+    questions = _questions(asked, examples, outputs)
+    _keep(Path(asked.folder), examples, outputs)
+    known, left = recurrent_layers(loaded) if loaded.keras else ([], [])
+    return {
+        "family": loaded.family,
+        "inputs": [{"name": port.name, "shape": list(port.shape), "dtype": port.dtype} for port in ports],
+        "outputs": [{"name": name, "shape": list(outputs[name].shape[1:])} for name in loaded.outputs],
+        "parameters": int(sum(np.prod(each.shape) for each in loaded.model.variables)) if loaded.keras else None,
+        "recurrent": [f"{layer.name} ({type(layer).__name__})" for layer in known],
+        "left": [f"{layer.name} ({type(layer).__name__})" for layer in left],
+        "stateful": [layer.name for layer in known if getattr(layer, "stateful", False)],
+        "stacked": bool(known) and _stacks(loaded, ports),
+        "joins": any(joins(layer, loaded.keras) for layer in known),
+        "time_steps": steps or next((port.shape[1] for port in ports if len(port.shape) > 2), 1),
+        "judged_on": examples.source,
+        "rows": examples.rows,
+        "judged": bool(questions),
+        "original": {name: _figures(each, outputs[name]) for name, each in questions.items()},
+    }
+
+
+def make(request: dict[str, Any], way: dict[str, Any], emit: Emit) -> None:
+    """Convert the model in one way, in each bit width, and judge every file; a `Tried` is emitted for each."""
+    asked, how = from_json(Request, request), from_json(Way, way)
+    loaded = opened(asked)
+    inputs, outputs, labels = kept(Path(asked.folder), BATCH_ROWS)
+    examples = Examples(inputs, labels, "")
+    questions = _questions(asked, examples, outputs)
+    ports = fixed(loaded, asked.batch, _steps(loaded, asked, inputs))
+    form = Form(how.lowering, how.steps, how.stacked, how.projection)
+    floats: bytes | None = None
+    for bits in how.bits:
+        blank = Tried(f"{how.name} {bits}", how.name, bits, how.stock)
+        emit({"event": "stage", "stage": "convert", "form": blank.name})
+        try:
+            if how.stock or bits == "full8":
+                content = convert(loaded, form, ports, bits=bits, representative=inputs if bits == "full8" else None)
+            else:
+                floats = floats or convert(loaded, form, ports)
+                content = quantize(floats, bits)
+            row = judged(blank, content, Path(asked.folder), inputs, outputs, questions)
+        except Exception as error:
+            row = replace(blank, reason=_words(error))
+        emit({"event": "tried", "tried": to_json(row)})
+
+
+def judged(
+    row: Tried,
+    content: bytes,
+    folder: Path,
+    inputs: dict[str, Array],
+    outputs: dict[str, Array],
+    questions: dict[str, Question],
+) -> Tried:
+    """The file written, run on every row and compared with the original."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = folder / f"{sha256[:16]}.tflite"
+    path.write_bytes(content)
+    got = answers(path, inputs)
+    difference, error = compared(got, outputs)
+    drops = [each.error(got[name]) - each.error(outputs[name]) for name, each in questions.items()]
+    return replace(
+        row,
+        file=path.name,
+        size_bytes=len(content),
+        sha256=sha256,
+        realised_bits=realised_bits(content),
+        max_difference=difference,
+        output_error=error,
+        scores={name: each.score(got[name]) for name, each in questions.items()},
+        drop=max(drops) if drops else None,
+        keeps_state=keeps_state(content),
+    )
+
+
+def save_model(request: dict[str, Any], folder: str) -> None:
+    """The model as a SavedModel of this batch and length, as its own Keras runs it."""
+    asked = from_json(Request, request)
+    loaded = opened(asked)
+    inputs, _, _ = kept(Path(asked.folder), 1)
+    save(loaded, fixed(loaded, asked.batch, _steps(loaded, asked, inputs)), Path(folder))
+
+
+def prove(request: dict[str, Any], file: str) -> dict[str, Any]:
+    """The chosen file on every row there is, as its user would call it: scores, drop and difference."""
+    asked = from_json(Request, request)
+    inputs, outputs, labels = kept(Path(asked.folder), None)
+    questions = _questions(asked, Examples(inputs, labels, ""), outputs)
+    got = answers(Path(file), inputs)
+    difference, error = compared(got, outputs)
+    drops = [each.error(got[name]) - each.error(outputs[name]) for name, each in questions.items()]
+    return {
+        "rows": len(next(iter(inputs.values()))),
+        "max_difference": difference,
+        "output_error": error,
+        "drop": max(drops) if drops else None,
+        "scores": {name: _figures(each, got[name]) for name, each in questions.items()},
+    }
+
+
+def compared(got: dict[str, Array], wanted: dict[str, Array]) -> tuple[float, float]:
+    """The largest difference, relative to the largest output where that is over 1, and the relative RMS difference;
+    of several outputs the worst.
+    """
+    largest, relative = [], []
+    for name, oracle in wanted.items():
+        gap = np.abs(got[name].astype(np.float64) - oracle)
+        largest.append(float(gap.max(initial=0.0)) / max(1.0, float(np.abs(oracle).max(initial=0.0))))
+        size = float(np.sqrt(np.mean(np.square(oracle, dtype=np.float64)))) or 1.0
+        relative.append(float(np.sqrt(np.mean(np.square(gap)))) / size)
+    worst = [value if np.isfinite(value) else float("inf") for value in (max(largest), max(relative))]
+    return worst[0], worst[1]
+
+
+def opened(asked: Request) -> Loaded:
+    """The model, opened once."""
+    importable(asked.root)
+    return _cached(asked.model, asked.custom, asked.unsafe)
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(model: str, custom: tuple[str, ...], unsafe: bool) -> Loaded:
+    return load(Path(model), custom=custom, unsafe=unsafe)
+
+
+def _length(loaded: Loaded, examples: Examples) -> int | None:
+    """The data's length, for the inputs that leave it free."""
+    return next(
+        (
+            examples.inputs[port.name].shape[1]
+            for port in loaded.inputs
+            if len(port.shape) > 1 and port.shape[1] is None
+        ),
+        None,
+    )
+
+
+def _steps(loaded: Loaded, asked: Request, inputs: dict[str, Array]) -> int | None:
+    return asked.time_steps or _length(loaded, Examples(inputs, {}, ""))
+
+
+def _same_length(examples: Examples, ports: tuple[Port, ...]) -> bool:
+    return all(list(examples.inputs[port.name].shape[1:]) == list(port.shape[1:]) for port in ports)
+
+
+def _original(loaded: Loaded, examples: Examples) -> dict[str, Array]:
+    """What the model itself gives, by its own Keras, by output [rows, ...]."""
+    batch = loaded.inputs[0].shape[0] or ORIGINAL_BATCH  # a stateful model has a batch of its own
+    forward = tf.function(lambda *tensors: loaded.call(tensors), autograph=False)
+    found: list[list[Array]] = []
+    for at in range(0, examples.rows, batch):
+        parts = [array[at : at + batch] for array in examples.inputs.values()]
+        count = len(parts[0])
+        full = [np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)]) for part in parts]
+        _forget(loaded)
+        found.append([np.asarray(each)[:count] for each in forward(*(tf.constant(part) for part in full))])
+    return {name: np.concatenate([each[place] for each in found]) for place, name in enumerate(loaded.outputs)}
+
+
+def _forget(loaded: Loaded) -> None:
+    """A stateful layer starts each row afresh, as the rewritten file does at each call."""
+    for layer in loaded.layers:
+        if getattr(layer, "stateful", False) and (reset := getattr(layer, "reset_state", None)):
+            reset()
+        elif getattr(layer, "stateful", False) and hasattr(layer, "reset_states"):
+            layer.reset_states()
+
+
+def _stacks(loaded: Loaded, ports: tuple[Port, ...]) -> bool:
+    """Whether any recurrent layer can go on in the loop of the one before."""
+    forward = tf.function(lambda *tensors: loaded.call(tensors), autograph=False)
+    with rewriting(loaded, Form("loop", 1, stacked=True)) as session:
+        forward.get_concrete_function(*(tf.TensorSpec(port.shape, port.dtype) for port in ports))
+    return session.joined > 0
+
+
+def _questions(asked: Request, examples: Examples, outputs: dict[str, Array]) -> dict[str, Question]:
+    return {
+        name: question(labels, outputs[name], asked.kind, f"{asked.data}: labels of {name}")
+        for name, labels in examples.labels.items()
+    }
+
+
+def _figures(each: Question, output: Array) -> dict[str, Any]:
+    metric = "rmse" if each.kind == "regression" else "accuracy"
+    return {"metric": metric, "kind": each.kind, "score": each.score(output), "stderr": each.stderr(output)}
+
+
+def _keep(folder: Path, examples: Examples, outputs: dict[str, Array]) -> None:
+    groups = {"x": examples.inputs, "y": examples.labels, "o": outputs}
+    arrays = {f"{letter}/{name}": each for letter, group in groups.items() for name, each in group.items()}
+    np.savez(folder / "examples.npz", **arrays)  # type: ignore[arg-type]
+
+
+def kept(folder: Path, most: int | None) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Inputs, what the original gave, and labels; `most` rows of them, spread over all."""
+    with np.load(folder / "examples.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    count = len(next(iter(arrays.values())))
+    rows = np.arange(count) if most is None or count <= most else np.linspace(0, count - 1, most).astype(int)
+    groups: dict[str, dict[str, Array]] = {"x": {}, "o": {}, "y": {}}
+    for name, each in arrays.items():
+        letter, _, port = name.partition("/")
+        groups[letter][port] = each[rows]
+    return groups["x"], groups["o"], groups["y"]
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, BriskError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if "rror" in line), lines[0] if lines else "no message")
+    told = re.sub(r"loc\(.*?\)+:? ?", "", told)
+    return f"{type(error).__name__}: {told[:200]}"

@@ -1,0 +1,89 @@
+"""What is tried for a model, and how its outputs are scored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from objectives.rewriting.examples import question
+from objectives.rewriting.tried import ways
+from spaces.errors import DataError
+
+KERAS3 = {"family": "Keras 3", "recurrent": ["lstm (LSTM)"], "stacked": False, "joins": True, "time_steps": 100}
+
+
+def names(facts: dict[str, Any], *, calibrate: bool = False) -> list[str]:
+    return [f"{way.name} {bits}" for way in ways(facts, calibrate=calibrate) for bits in way.bits]
+
+
+def test_every_lowering_is_tried_in_every_width() -> None:
+    tried = names(KERAS3)
+    assert {"Keras 3 8", "Keras 2 8", "loop 32", "loop/2 rec4", "loop/8 rec8"} <= set(tried)
+    assert not any(name.startswith(("stacked", "loop unrolled")) for name in tried)
+    assert not any("full8" in name for name in tried)
+
+
+def test_short_sequences_are_unrolled_and_stacked_layers_stacked() -> None:
+    tried = names({**KERAS3, "time_steps": 5, "stacked": True})
+    assert {"loop unrolled 8", "joined unrolled 8", "stacked loop/2 8", "loop/2 8"} <= set(tried)
+    assert "loop/4 8" not in tried
+
+
+def test_static_integers_come_last_for_they_kill_the_converter() -> None:
+    tried = names(KERAS3, calibrate=True)
+    assert tried[-2:] == ["Keras 3 full8", "loop full8"]
+
+
+def test_a_model_without_recurrent_layers_is_quantised_all_the_same() -> None:
+    tried = names({**KERAS3, "recurrent": [], "joins": False})
+    assert {"Keras 3 32", "brisk 8"} <= set(tried)
+    assert not any("rec" in name for name in tried)
+
+
+def test_keras_2_is_held_against_its_own_fused_form() -> None:
+    assert names({**KERAS3, "family": "Keras 2"})[0] == "Keras 2 32"
+
+
+RIGHT = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "output", "kind", "score"),
+    [
+        (np.array([1, 0, 0]), RIGHT, "classification", 2 / 3),
+        (np.array([[1], [0], [0]]), RIGHT, "classification", 2 / 3),
+        (np.array([1.0, 0.0, 1.0]), RIGHT, "classification", 1.0),
+        (np.eye(2)[[1, 0, 0]], RIGHT, "classification", 2 / 3),
+        (np.array([[1, 0, -1]]), RIGHT[None], "tagging", 1.0),
+        (np.array([1, 0, 1]), np.array([[0.9], [0.2], [0.4]], np.float32), "classification", 2 / 3),
+        (np.array([True, False, True]), np.array([[5.0], [-3.0], [0.1]], np.float32), "classification", 1.0),
+        (np.array([0.5, 2.0]), np.array([[0.5], [1.0]], np.float32), "regression", np.sqrt(0.5)),
+        (np.ones((2, 3, 2)) * [[[1.5, 2.5]]], np.ones((2, 3, 2), np.float32), "regression", np.sqrt(1.25)),
+    ],
+)  # fmt: skip
+def test_labels_tell_how_outputs_are_scored(labels: Any, output: Any, kind: str, score: float) -> None:
+    found = question(labels, output, "", "y")
+    assert found.kind == kind
+    assert found.score(output) == pytest.approx(score)
+
+
+def test_a_regression_drop_is_a_share_of_the_spread() -> None:
+    targets = np.array([[100.0], [300.0]], np.float32)
+    found = question(targets, targets, "regression", "y")
+    assert found.error(targets + 10.0) == pytest.approx(0.1)
+
+
+def test_whole_numbers_may_be_asked_to_be_values() -> None:
+    counts = np.array([[0], [1], [1]])
+    assert question(counts, counts.astype(np.float32), "regression", "y").kind == "regression"
+
+
+def test_labels_that_fit_nothing_are_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"v: labels of shape \[4\] and dtype int64 do not fit the model's output \[2\]"
+    ):
+        question(np.zeros((3, 4), np.int64), RIGHT, "", "v")
+    with pytest.raises(DataError, match="labels go from 0 to 7, but the model has 2 classes, 0 to 1"):
+        question(np.array([0, 7, 1]), RIGHT, "", "v")
