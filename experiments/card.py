@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
+from objectives.model_file import ModelFile
 from objectives.outcome import Outcome
 from objectives.task import TASKS
 from spaces.signature import PADDING, Signature
@@ -16,20 +17,30 @@ def plain_name(study: str) -> str:
 
 
 def card_of(
-    signature: Signature, outcome: Outcome, point: dict[str, Any], found: dict[str, Any], *, study: str, to: str
+    signature: Signature,
+    outcome: Outcome,
+    point: dict[str, Any],
+    found: dict[str, Any],
+    *,
+    study: str,
+    to: str,
+    model: ModelFile | None = None,
 ) -> dict[str, Any]:
     """All a user of the file must know, as JSON: its own quality, as `verify` found it, and latency and size that the
-    candidate was chosen by, which are the .tflite artifact's whatever form was written.
+    candidate was chosen by, which are the .tflite artifact's whatever form was written. `model` is the user's own,
+    where that was exported.
     """
     assert outcome.quality, "only finished candidates are exported"
     found = dict(found)
     written = found.pop("quality")
+    columns, probable = found.pop("columns", signature.outputs), found.pop("probable", True)
     worse = TASKS[signature.kind].error(written["validation"]) - outcome.quality.error
     batch = outcome.genotype.deployment.batch if to == "tflite" else None
     steps = signature.time_steps
     shape = [batch, steps] if signature.vocabulary else [batch, steps, signature.features]
-    given = [batch, steps, signature.outputs] if signature.sequences else [batch, signature.outputs]
+    given = [batch, steps, columns] if signature.sequences else [batch, columns]
     padding = None if not signature.masked else (0 if signature.vocabulary else PADDING)
+    padding = padding if model is None or model.padding is None else model.padding
     of = "the .tflite artifact" + ("" if to == "tflite" else " of the same weights; this form was not measured")
     inside = {"mean": list(signature.mean), "std": list(signature.std), "where": "inside the model"}
     return {
@@ -41,16 +52,16 @@ def card_of(
             "name": "x",
             "dtype": "int32" if signature.vocabulary else "float32",
             "shape": shape,
-            "units": _units(signature),
+            "units": "raw: as your model takes them" if model and not signature.vocabulary else _units(signature),
             "padding": padding,
         },
         "output": {
             "name": "y",
             "dtype": "float32",
             "shape": given,
-            "meaning": "values" if signature.kind == "regression" else "probabilities",
+            "meaning": _meaning(signature, columns, probable),
         },
-        "normalisation": None if signature.vocabulary else inside,
+        "normalisation": None if signature.vocabulary or model else inside,
         "labels": list(signature.labels),
         "genotype": point["genotype"],
         "quality": {"metric": point["quality"]["metric"], **written},
@@ -73,6 +84,14 @@ def held_to(to: str, outcome: Outcome) -> list[str]:
     """
     outputs = to != "tflite" or outcome.genotype.deployment.bits == "32"
     return ["outputs"] * outputs + ["validation score"] * (to == "tflite")
+
+
+def _meaning(signature: Signature, columns: int, probable: bool) -> str:
+    if signature.kind == "regression":
+        return "values"
+    if columns == 1:
+        return f"{'probability' if probable else 'logit'} of {signature.labels[1] if signature.labels else 'class 1'}"
+    return "probabilities" if probable else "logits"
 
 
 def _units(signature: Signature) -> str:

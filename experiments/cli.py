@@ -79,7 +79,7 @@ def pick(study: str, rule: str, as_json: bool, home: Path) -> None:
 @cli.command()
 @click.argument("study")
 @click.option("--pick", "rule", metavar="RULE", help="The rule that chooses the point; by default knee.")
-@click.option("--trial", metavar="N", help="The trial to export, instead of a rule: a number, or baseline.")
+@click.option("--trial", metavar="N", help="The trial to export, not a rule: a number, baseline, or rewrite-1 ...")
 @click.option("--to", required=True, metavar="FORM", help="tflite, savedmodel, tfserving or keras.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that is absent or empty.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in the folder.")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ from typing import Any
 import click
 
 from experiments.card import card_of, held_to, plain_name, readme
+from experiments.landing import landing
 from experiments.publish import register
 from experiments.report import console, write_point
 from experiments.show import print_json
@@ -59,7 +56,7 @@ def export_point(
     name, point = chosen(history, rule or "knee", trial)
     signature = from_json(Signature, history.prepared["signature"])
     outcome = latest(history, name)
-    bench = replace(history.plan.bench, home=str(home.resolve()), data_digest=history.prepared["digest"])
+    bench = replace(history.bench, home=str(home.resolve()))
     card = export(bench, signature, outcome, point, study=study, to=to, out=out, overwrite=overwrite)
     registered = register(home, history, name, Cache(home).artifact(point["artifact"]["sha256"]), signature)
     if as_json:
@@ -87,7 +84,8 @@ def chosen(history: History, rule: str, trial: str | None) -> tuple[int | str, d
     number = int(trial) if trial.isdecimal() else -1
     if number in history.running:
         raise InputError(f"--trial {trial}: it is still being trained or measured; try again when it is done")
-    outcome = history.baseline if trial == "baseline" else history.outcomes.get(number)
+    name: int | str = number if trial.isdecimal() else trial
+    outcome = history.baseline if trial == "baseline" else history.candidates.get(name)
     if outcome is None:
         raise InputError(
             f"--trial {trial}: study {history.name!r} has no such trial; `brisk show {history.name}` lists the front"
@@ -96,7 +94,6 @@ def chosen(history: History, rule: str, trial: str | None) -> tuple[int | str, d
     if not done:
         why = f"it is {outcome.state} ({outcome.reason})" if outcome.reason else f"it is {outcome.state}"
         raise InputError(f"--trial {trial}: cannot be exported, for {why}; choose one that was trained and measured")
-    name = trial if trial == "baseline" else number
     return name, point_of(history, name)
 
 
@@ -118,47 +115,28 @@ def export(
     """
     if to not in FORMS:
         raise InputError(f"--to {to}: no such form; {nearest(to, FORMS)}")
-    with _landing(out, overwrite) as folder:
+    if to != "tflite" and (file := bench.file_of(outcome.genotype)):
+        raise InputError(
+            f"--to {to}: {point['trial']} is your own {file.name}, of which brisk makes .tflite files only; "
+            f"give --to tflite, and use {file.path} itself for the rest"
+        )
+    with landing(out, overwrite) as folder:
         request = {"bench": to_json(bench), "to": to, "folder": str(folder)}
         written = _fresh(
             bench.home,
             "experiments.exporters:write",
             {**request, "outcome": to_json(outcome), "name": plain_name(study)},
         )
-        found = proof(bench.home, "experiments.exporters:verify", {**request, "path": written["path"]})
+        asked = {**request, "path": written["path"], "genotype": to_json(outcome.genotype)}
+        found = proof(bench.home, "experiments.exporters:verify", asked)
         (folder / "oracle.npy").unlink()
         judge(found, to, outcome)
-        card = card_of(signature, outcome, point, found, study=study, to=to)
+        card = card_of(signature, outcome, point, found, study=study, to=to, model=bench.file_of(outcome.genotype))
         (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(card), encoding="utf-8")
         if signature.labels:
             (folder / "labels.txt").write_text("\n".join(signature.labels) + "\n", encoding="utf-8")
     return card
-
-
-@contextmanager
-def _landing(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when all went well, and vanishes when not."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: a file is in the way; name a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"--out {out}: the folder is not empty; name another one, or add --overwrite")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=".brisk-export-"))
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: cannot write there ({error.strerror}); name a folder you may write to"
-        ) from None
-    try:
-        yield folder
-        if out.exists():
-            shutil.rmtree(out)
-        folder.chmod(0o755)
-        folder.rename(out.absolute())
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def proof(home: str, function: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from objectives.bench import Bench
 from objectives.cache import Cache
-from objectives.data import loaded
+from objectives.data import Dataset, loaded
 from objectives.deployment.interpreter import predict
+from objectives.model_file import answered, fed, probable
+from objectives.origin import Origin, origin_of
 from objectives.outcome import Outcome
 from objectives.task import TASKS
-from objectives.trained import recalled
+from objectives.trained import Trained
 from spaces.backend import keras, tf
-from spaces.build import build, put_weights, serving_model
 from spaces.errors import StudyError, VerificationError
+from spaces.genotype import Genotype
 from spaces.record import from_json
 
 ROWS = 256  # of the test part, on which outputs are compared with the trained model's; and of one call
@@ -127,24 +129,30 @@ def write(bench: dict[str, Any], outcome: dict[str, Any], to: str, folder: str, 
     where, known = from_json(Bench, bench), from_json(Outcome, outcome)
     assert known.artifact, "only candidates with an artifact are exported"
     data = loaded(where)
-    kept = recalled(where, data, known.genotype)
-    if kept is None:
-        raise StudyError(f"{Cache(where.home).folder} has no weights that these versions trained; {AGAIN}")
-    model = build(known.genotype.architecture, data.signature, where.seed)
-    put_weights(model, kept[0])
-    serving = serving_model(model, data.signature)
+    origin = _origin(where, data, known.genotype)
+    serving = origin.serving if isinstance(origin, Trained) else None
     path = EXPORTERS[to].write(serving, Cache(where.home).artifact(known.artifact.sha256), Path(folder), name)
-    np.save(Path(folder) / "oracle.npy", serving.predict(data.test.x[:ROWS], batch_size=ROWS, verbose=0))
+    np.save(Path(folder) / "oracle.npy", origin.answer(data.test.x[:ROWS]))
     return {"path": str(path)}
 
 
-def verify(bench: dict[str, Any], to: str, path: str, folder: str) -> dict[str, Any]:
+def _origin(bench: Bench, data: Dataset, genotype: Genotype) -> Origin:
+    """The float model behind a genotype, with the weights that were measured."""
+    origin = origin_of(bench, data, genotype)
+    if isinstance(origin, Trained) and not origin.recall():
+        raise StudyError(f"{Cache(bench.home).folder} has no weights that these versions trained; {AGAIN}")
+    return origin
+
+
+def verify(bench: dict[str, Any], genotype: dict[str, Any], to: str, path: str, folder: str) -> dict[str, Any]:
     """Load what was written, in this fresh process: its quality on the validation and the test part, and on held-out
     rows of the latter how far it is from the trained model.
     """
-    data = loaded(from_json(Bench, bench))
+    where = from_json(Bench, bench)
+    data, file = loaded(where), where.file_of(from_json(Genotype, genotype))
     task, run = TASKS[data.signature.kind], EXPORTERS[to].open(Path(path))
-    validation, test = run(data.validation.x), run(data.test.x)
+    validation, raw = (run(fed(part.x, file)) for part in (data.validation, data.test))
+    validation, test = answered(validation, data.signature), answered(raw, data.signature)
     oracle = np.load(Path(folder) / "oracle.npy")
     output, y = test[: len(oracle)], data.test.y[: len(oracle)]
     return {
@@ -159,4 +167,6 @@ def verify(bench: dict[str, Any], to: str, path: str, folder: str) -> dict[str, 
             "test": task.score(data.test.y, test),
             "test_stderr": task.stderr(data.test.y, test),
         },
+        "columns": raw.shape[-1] if raw.ndim > 1 else 1,
+        "probable": probable(raw),
     }

@@ -129,8 +129,8 @@ def _shipping(study: Study, home: Path) -> Iterator[Outbox]:
     """An outbox that has heard of what the study holds already, and is given time at the end."""
     history = study.history()
     outbox = Outbox(sink(home, history))
-    for number, outcome in history.outcomes.items():
-        outbox.put(number, outcome)
+    for name, outcome in history.candidates.items():
+        outbox.put(name, outcome)
     try:
         yield outbox
     finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from experiments.report import bits, number
+from experiments.report import bits, number, provenance
 from objectives.outcome import Outcome
 from search.ledger import form, title
 from spaces.record import to_json
@@ -107,11 +107,11 @@ def headline(summary: Mapping[str, Any], shown: Picture) -> list[str]:
     count = len(shown.front)
     line = f"{summary['study']}: {count or 'no'} model{'' if count == 1 else 's'} on the front"
     fastest = max((point.get("speedup") or 0.0 for point in summary["front"]), default=0.0)
-    exporter = (summary.get("baseline") or {}).get("artifact", {}).get("exporter")
+    baseline = summary.get("baseline")
     if not fastest:
         return [line]
     return [f"{line}, up to {number(fastest)} times faster than the baseline"] + (
-        [f"baseline exported by {exporter}"] if exporter else []
+        [f"baseline: {provenance(baseline)}"] if baseline else []
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from objectives.bench import TaskSpec
@@ -19,6 +20,9 @@ from spaces.space import Space
 
 if TYPE_CHECKING:
     from experiments.spec import Baseline, Objectives, Spec
+
+SUFFIXES = (".keras", ".h5", ".hdf5")
+"""Of a trained model's file."""
 
 LIMITS: dict[str, tuple[float, float]] = {
     "study.seed": (0, 2**31 - 1),
@@ -57,7 +61,7 @@ def problems(spec: Spec) -> Iterator[tuple[str, str]]:
     yield from _objective_problems(spec.objectives)
     yield from ((f"space.{key}", problem) for key, problem in spec.space.problems(spec.task.kind))
     if spec.baseline:
-        yield from _baseline_problems(spec.baseline, spec.task.kind)
+        yield from _baseline_problems(spec.baseline, spec.task.kind, Path(spec.root))
     yield from _distillation_problems(spec)
 
 
@@ -100,8 +104,18 @@ def _objective_problems(objectives: Objectives) -> Iterator[tuple[str, str]]:
         yield "objectives.latency.scenario", str(error)
 
 
-def _baseline_problems(baseline: Baseline, kind: str) -> Iterator[tuple[str, str]]:
-    """The baseline is a space of one point, and must be a legal one."""
+def _baseline_problems(baseline: Baseline, kind: str, root: Path) -> Iterator[tuple[str, str]]:
+    """An architecture is a space of one point, and must be a legal one; a model is a file that is there."""
+    if baseline.model:
+        yield from _model_problems(baseline, root)
+        return
+    if baseline.architecture is None:
+        example = 'model = "my_rnn.keras", or architecture = { cell = "lstm", units = 128 }'
+        yield "baseline", f"names no model; give {example}"
+        return
+    for key, value in (("custom", list(baseline.custom)), ("unsafe", baseline.unsafe)):
+        if value:
+            yield f"baseline.{key}", f"got {value!r}, but it is for opening a model file; leave the key out"
     if (cell := baseline.architecture.cell) not in CELLS:
         yield "baseline.architecture.cell", f"got {cell!r}; {nearest(cell, CELLS)}"
         return
@@ -116,6 +130,23 @@ def _baseline_problems(baseline: Baseline, kind: str) -> Iterator[tuple[str, str
         yield "baseline.training.distillation", "the baseline has no teacher; leave the key out"
     for key, problem in Space(**point).problems(kind):
         yield f"baseline.{tables[key]}.{key}", problem
+
+
+def _model_problems(baseline: Baseline, root: Path) -> Iterator[tuple[str, str]]:
+    for key in ("architecture", "training", "deployment"):
+        if getattr(baseline, key) is not None:
+            yield (
+                f"baseline.{key}",
+                f"stands beside model = {baseline.model!r}, which is trained already; give only one",
+            )
+    path = root / baseline.model
+    known = f"a model is a {', '.join(SUFFIXES)} file or a SavedModel folder"
+    if not path.exists():
+        yield "baseline.model", f"got {baseline.model!r}; there is no such file in {root.resolve()}; {known}"
+    elif path.is_dir() and not (path / "saved_model.pb").exists():
+        yield "baseline.model", f"got {baseline.model!r}, a folder without saved_model.pb; {known}"
+    elif path.is_file() and path.suffix.lower() not in SUFFIXES:
+        yield "baseline.model", f"got {baseline.model!r}; {known}"
 
 
 def _distillation_problems(spec: Spec) -> Iterator[tuple[str, str]]:

@@ -107,9 +107,9 @@ class Progress:
                 working.detail = " ".join([f"epoch {event.get('epoch')}/{event.get('of')}", *figures])
 
     def told(self, trial: int | str, outcome: Outcome) -> None:
-        """A candidate is done; the baseline is none of the budget's trials."""
+        """A candidate is done; baseline and rewrites are none of the budget's trials."""
         with self._lock:
-            if trial != "baseline":
+            if isinstance(trial, int):
                 self._count(outcome)
         if not self._tty:
             self.say(f"[{self._tally()}] {told_line(trial, outcome)}")
@@ -172,7 +172,7 @@ class Progress:
 def told_line(trial: int | str, outcome: Outcome) -> str:
     """One candidate in one line."""
     plain = to_json(outcome.genotype)
-    name = trial if trial == "baseline" else f"trial {trial}"
+    name = f"trial {trial}" if isinstance(trial, int) else trial
     what = f"{name} {outcome.state}: {title(plain)} · {outcome.genotype.deployment.bits} · {form(plain)}"
     if outcome.state != "complete":
         stage = f" at {outcome.stage}" if outcome.stage else ""

@@ -30,7 +30,7 @@ def publish(home: Path, history: History) -> str:
     summary = summarise(history)
     try:
         with tempfile.TemporaryDirectory(prefix="brisk-") as folder:
-            files = drawings(summary, list(history.outcomes.items()), Path(folder))
+            files = drawings(summary, list(history.candidates.items()), Path(folder))
         project(*store(home, history.plan.tracking), history.name, summary, shown(history), files)
     except Exception as error:  # whatever MLflow raises: the study is complete without it
         return f"{type(error).__name__}: {error}".splitlines()[0][:300]
@@ -59,9 +59,9 @@ def register(home: Path, history: History, trial: Key, model: Path, signature: S
 
 
 def shown(history: History) -> list[tuple[Key, Outcome]]:
-    """Every outcome as it is known best, the baseline with them."""
+    """Every outcome as it is known best, baseline and rewrites with them."""
     told: dict[Key, Outcome] = {}
-    told.update(history.outcomes.items())
+    told.update(history.candidates.items())
     told.update(history.finals)
     if history.baseline:
         told.setdefault("baseline", history.baseline)

@@ -59,9 +59,7 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     if rehearsal:
         say(REHEARSAL, style="bold")
     if baseline:
-        exporter = baseline["artifact"].get("exporter") or f"the {form(baseline['genotype'])} exporter"
-        what = f"Baseline: {title(baseline['genotype'])}"
-        say(f"{what}, exported by {exporter}; speedup and drop are against it.")
+        say(f"Baseline: {provenance(baseline)}; speedup and drop are against it.")
     if front or baseline:
         to.print(table(summary, to.width, ascii_only=say.ascii_only))
         _say_footnotes([*front, *([baseline] if baseline else [])], say)
@@ -80,6 +78,13 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
         say(f"      brisk export {name} --pick knee --to tflite --out DIR", whole=True)
     elif not summary["counts"].get("running"):
         say("Nothing is on the front: loosen a bound under [objectives], or give it more trials with --trials.")
+
+
+def provenance(baseline: Mapping[str, Any]) -> str:
+    """The baseline and who exported it: a user's own model is named by its exporter."""
+    name = title(baseline["genotype"])
+    exporter = baseline["artifact"].get("exporter") or f"the {form(baseline['genotype'])} exporter"
+    return str(exporter) if str(exporter).startswith(f"{name} by ") else f"{name}, exported by {exporter}"
 
 
 def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Console) -> None:

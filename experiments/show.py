@@ -19,7 +19,7 @@ def show_study(home: Path, study: str, *, html: Path | None, png: Path | None, a
     """Print the front, the baseline and the counts; draw them where asked. Raises StudyError where there is none."""
     history = read(home, study)
     summary = summarise(history)
-    outcomes = list(history.outcomes.items())
+    outcomes = list(history.candidates.items())
     if html or png:
         from experiments.plots import front_html, front_png
 

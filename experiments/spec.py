@@ -12,6 +12,7 @@ from typing import Any
 from experiments.problems import problems
 from experiments.table import Place, override, record
 from objectives.bench import Bench, TaskSpec, TrainingSpec
+from objectives.model_file import ModelFile, sha256_of
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions
 from objectives.sources import importable
@@ -37,23 +38,35 @@ class StudySpec:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The `[baseline]` table: the model that speedup and drop are against.
+    """The `[baseline]` table: the model that speedup and drop are against, an architecture or a trained model's file.
 
-    Without `deployment` it is served as people export today, Keras 3 through the stock converter with dynamic range
-    quantisation; a cell that Keras does not have, in float32 by its own first lowering.
+    Without `deployment` it is served as people export today, through the stock converter with dynamic range
+    quantisation, an architecture by Keras 3; a cell that Keras does not have, in float32 by its own first lowering.
+    `custom` and `unsafe` say what opening the file may run (`spaces.lowering.load`).
     """
 
-    architecture: Architecture
-    training: Training = field(default_factory=Training)
+    architecture: Architecture | None = None
+    model: str = ""
+    custom: tuple[str, ...] = ()
+    unsafe: bool = False
+    training: Training | None = None
     deployment: Deployment | None = None
     teacher: bool = False
 
     @property
     def genotype(self) -> Genotype:
         """The baseline as a candidate."""
+        if self.architecture is None:
+            return Genotype.of_model(Path(self.model).name, Deployment("keras", bits="8"))
         first = CELLS[self.architecture.cell].lowerings
         usual = Deployment("keras", bits="8") if "keras" in first else Deployment(first[0])
-        return Genotype(self.architecture, self.training, self.deployment or usual)
+        return Genotype(self.architecture, self.training or Training(), self.deployment or usual)
+
+    def file(self, root: str) -> ModelFile | None:
+        """The trained model's file as it is now; None for an architecture."""
+        if not self.model:
+            return None
+        return ModelFile(self.model, sha256_of(Path(root) / self.model), self.custom, self.unsafe)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ class StorageSpec:
 
 @dataclass(frozen=True)
 class Spec:
-    """A study as it was asked for. `root` is the folder that relative data paths start from."""
+    """A study as it was asked for. `root` is the folder that relative paths start from."""
 
     objectives: Objectives
     study: StudySpec = field(default_factory=StudySpec)
@@ -148,6 +161,7 @@ class Spec:
             teacher=self.baseline.genotype if self.baseline and self.baseline.teacher else None,
             quantize_head=self.space.quantize_head,
             root=self.root,
+            model=self.baseline.file(self.root) if self.baseline else None,
         )
 
     def plan(self, home: str) -> Plan:
@@ -201,8 +215,6 @@ def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
 
 def _refuse(tables: dict[str, Any], place: Place) -> None:
     later = {
-        "baseline.model": "a trained model as the baseline arrives with `brisk rewrite`; give architecture = "
-        '{ cell = "lstm", units = 128 } for now',
         "objectives.latency.batch": "the batch is part of the candidate; set space.batch instead",
         "storage.optuna": "studies are kept in the home's own SQLite file for now; leave the key out",
         "space.hypermodel": "spaces made by a hypermodel are not searched yet; name cell, units, ... for now",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from objectives.model_file import ModelFile
 from objectives.outcome import Conditions
 from spaces.genotype import Genotype
 
@@ -54,3 +55,8 @@ class Bench:
     root: str = ""  # folder that relative data paths start from (the spec's)
     extra: dict[str, str] = field(default_factory=dict)
     data_digest: str = ""  # of the data that the study was begun on; "" before they were read
+    model: ModelFile | None = None  # the user's own trained model, where that is the baseline
+
+    def file_of(self, genotype: Genotype) -> ModelFile | None:
+        """The file behind a genotype; None for a candidate of the space."""
+        return self.model if genotype.architecture.model else None

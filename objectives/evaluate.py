@@ -13,6 +13,7 @@ JSON goes in, outcomes go out as events. What fails is one form at one stage; a 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,14 @@ from objectives.artifact import Artifact
 from objectives.bench import Bench, Emit
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
-from objectives.deployment.lower import exporter_name, lower
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.group import Group
 from objectives.latency.devices import device
+from objectives.model_file import answered, fed
 from objectives.objective import OBJECTIVES
+from objectives.origin import origin_of
 from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome, Quality
 from objectives.task import TASKS
-from objectives.trained import trained
-from spaces.build import build, weights_of
 from spaces.catalog import asked_bits
 from spaces.errors import CandidateError
 from spaces.genotype import Genotype
@@ -39,7 +39,6 @@ from spaces.record import digest, from_json, to_json
 from spaces.signature import Signature
 
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
-CALIBRATION_ROWS = 100  # for static integer forms
 
 
 def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
@@ -48,11 +47,12 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit)
     try:
         with group.stage("load"):
             group.data = loaded(group.bench)
-        if any(name != "quality" for name in group.bench.bounds):
+            group.origin = origin_of(group.bench, group.data, group.forms[0])
+        if group.origin.trains and any(name != "quality" for name in group.bench.bounds):
             _refuse_untrained(group)
         if group.open:
             with group.stage("train"):
-                group.weights, group.history = trained(group.bench, group.data, group.forms[0], emit)
+                group.origin.train(emit)
             group.each(_deploy)
             _measure(group)
     except CandidateError as failure:  # of a stage that the forms share
@@ -63,8 +63,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit)
 def _refuse_untrained(group: Group) -> None:
     """Lower every form with random weights, measure them shortly, and settle those whose bound is out of reach."""
     with group.stage("build"):
-        architecture = group.forms[0].architecture
-        group.weights = weights_of(build(architecture, group.data.signature, group.bench.seed))
+        group.origin.start()
     group.each(_lower_untrained)
     if not group.open:
         return
@@ -91,23 +90,21 @@ def _lower_untrained(group: Group, form: int) -> None:
 
 def _artifact(group: Group, form: int, stage: str) -> Artifact:
     """The file of one form with the group's weights of the moment; `stage` tells trained weights from untrained."""
-    genotype, signature = group.forms[form], group.data.signature
-    asked = genotype.deployment
+    asked = group.forms[form].deployment
     group.emit({"event": "stage", "stage": "lower", "form": form, "detail": stage})
     ours = asked.lowering != "keras" and asked.bits != "full8"  # else the stock converter does the quantising
     converted = replace(asked, bits="32") if ours else asked
     if (content := group.lowered.get((stage, converted))) is None:
-        calibration = group.data.train.x[:CALIBRATION_ROWS]
-        content = lower(genotype.architecture, signature, group.weights, converted, representative=calibration)
+        content = group.origin.lower(converted)
         if converted.bits == "32" and stage == "trained":  # once for all widths that are made of it
             path = group.cache.artifact(group.cache.keep_artifact(content))
-            check_parity(predict(path, group.data.validation.x), group.reference, signature)
+            check_parity(_answers(group, path), group.reference, group.data.signature)
         group.lowered[stage, converted] = content
     if ours:
         group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
         content = quantize(content, asked.bits, head=group.bench.quantize_head)
     sha256 = group.cache.keep_artifact(content)
-    return Artifact(sha256, len(content), asked.batch, realised_bits(content), exporter_name(asked))
+    return Artifact(sha256, len(content), asked.batch, realised_bits(content), group.origin.exporter(asked))
 
 
 def _deploy(group: Group, form: int) -> None:
@@ -116,14 +113,20 @@ def _deploy(group: Group, form: int) -> None:
     with group.stage("lower", form):
         artifact = _artifact(group, form, "trained")
     with group.stage("quality", form):
-        output = predict(group.cache.artifact(artifact.sha256), data.validation.x)
+        output = _answers(group, group.cache.artifact(artifact.sha256))
         oracle = group.reference
         task = TASKS[data.signature.kind]
         score = task.score(data.validation.y, output)
         error = float(np.sqrt(np.mean((output - oracle) ** 2) / np.mean(oracle**2)))
         quality = Quality(task.metric, score, task.error(score), output_error=error)
-    notes = _notes(genotype, artifact, group.history, quantize_head=group.bench.quantize_head)
+    notes = _notes(genotype, artifact, group.origin.history, quantize_head=group.bench.quantize_head)
     group.known[form] |= {"artifact": artifact, "quality": quality, "notes": notes}
+
+
+def _answers(group: Group, path: Path) -> NDArray[Any]:
+    """What a file answers on the validation part."""
+    x = fed(group.data.validation.x, group.bench.file_of(group.forms[0]))
+    return answered(predict(path, x), group.data.signature)
 
 
 def _measure(group: Group) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from objectives.bench import Bench, Emit
 from objectives.cache import Cache
 from objectives.data import Dataset
+from objectives.origin import Origin
 from objectives.outcome import Outcome
-from spaces.build import Weights, build, put_weights, serving_model
 from spaces.errors import CandidateError, InputError, StudyError
 from spaces.genotype import Deployment, Genotype
 from spaces.record import to_json
@@ -33,8 +33,7 @@ class Group:
     forms: list[Genotype]
     emit: Emit
     data: Dataset = field(init=False)
-    weights: Weights = field(init=False)
-    history: dict[str, Any] = field(init=False)
+    origin: Origin = field(init=False)
 
     def __post_init__(self) -> None:
         self.cache = Cache(self.bench.home)
@@ -66,12 +65,7 @@ class Group:
     @functools.cached_property
     def reference(self) -> NDArray[np.float32]:
         """What the float Keras model answers on the validation part: the oracle of every form."""
-        model = build(self.forms[0].architecture, self.data.signature, self.bench.seed)
-        put_weights(model, self.weights)
-        answers: NDArray[np.float32] = serving_model(model, self.data.signature).predict(
-            self.data.validation.x, batch_size=256, verbose=0
-        )
-        return answers
+        return self.origin.answer(self.data.validation.x)
 
     def each(self, station: Callable[[Group, int], None]) -> None:
         """Take every open form through a station; the failure of one is no other's."""

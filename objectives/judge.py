@@ -1,7 +1,8 @@
 """The evaluator that trains and measures: what a study asks of a worker, in three calls.
 
-Only `evaluate` needs TensorFlow and imports it when called, so that wrong data are refused in a second and the test
-part is read in another. `objectives.rehearsal` answers the same calls with invented figures.
+Only `evaluate` and a user's own model need TensorFlow, which is imported when called for, so that wrong data are
+refused in a second and the test part is read in another. `objectives.rehearsal` answers the same calls with invented
+figures.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from objectives.bench import Bench, Emit
 from objectives.cache import Cache
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
+from objectives.model_file import answered, fed
 from objectives.outcome import Outcome
 from objectives.task import TASKS
 from spaces.record import from_json, to_json
@@ -21,17 +23,23 @@ from spaces.record import from_json, to_json
 def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     """Load and check the data: their signature, digest and summary, and the error of a constant predictor.
 
-    Raises DataError where they cannot be used as they are.
+    The user's own model, where that is the baseline, is looked at too ("model", see `objectives.given`). Raises
+    DataError and ModelError where they cannot be used as they are.
     """
     where = from_json(Bench, bench)
     data = loaded(where)
     task = TASKS[data.signature.kind]
-    return {
+    found = {
         "signature": to_json(data.signature),
         "digest": data.digest,
         "summary": data.summary,
         "trivial_error": task.trivial_error(data.train.y, data.validation.y),
     }
+    if where.model:
+        from objectives.given import look
+
+        found["model"] = look(where, data)
+    return found
 
 
 def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
@@ -54,7 +62,8 @@ def final(
         outcome = from_json(Outcome, plain)
         assert outcome.artifact, "only finished outcomes have a test quality"
         assert outcome.quality, "only finished outcomes have a test quality"
-        output = predict(Cache(where.home).artifact(outcome.artifact.sha256), data.test.x)
+        x = fed(data.test.x, where.file_of(outcome.genotype))
+        output = answered(predict(Cache(where.home).artifact(outcome.artifact.sha256), x), data.signature)
         score, stderr = task.score(data.test.y, output), task.stderr(data.test.y, output)
         qualities.append(to_json(replace(outcome.quality, test=score, test_stderr=stderr)))
     return {"quality": qualities}

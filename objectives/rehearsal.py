@@ -25,7 +25,7 @@ from objectives.bench import Bench
 from objectives.outcome import Measurement, Outcome, Quality
 from spaces.catalog import CELLS, asked_bits
 from spaces.errors import CandidateError
-from spaces.genotype import Genotype
+from spaces.genotype import Architecture, Deployment, Genotype
 from spaces.record import digest, from_json, to_json
 from spaces.signature import Signature
 
@@ -50,15 +50,20 @@ _LENGTHS = {"digits-pixels": (64, 1, 10), "digits-rows": (8, 8, 10)}
 
 def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     """What the study needs to know of the data, guessed from their name."""
-    task = from_json(Bench, bench).task
+    where = from_json(Bench, bench)
+    task = where.task
     steps, features, outputs = _LENGTHS.get(task.data, (100, 8, 10))
     signature = Signature(task.kind, steps, features, outputs if task.kind != "regression" else 1)
-    return {
+    found = {
         "signature": to_json(signature),
         "digest": digest(task.kind, task.data),
         "summary": {"kind": task.kind, "data": task.data, "note": NOTE},
         "trivial_error": TRIVIAL_ERROR,
     }
+    if where.model:
+        forms = [Deployment("loop", count, bits) for count in (1, 2, 4) for bits in ("32", "8", "rec8", "rec4")]
+        found["model"] = {"padding": None, "forms": [to_json(form) for form in forms]}
+    return found
 
 
 def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
@@ -143,7 +148,7 @@ def invented(bench: Bench, genotype: Genotype) -> Outcome:
 
 
 def _latency_us(genotype: Genotype, steps: int, features: int, outputs: int) -> float:
-    built, served = genotype.architecture, genotype.deployment
+    built, served = _built(genotype), genotype.deployment
     gates, operations, transcendentals, _ = _CELLS[built.cell]
     frames = -(-steps // built.frame_stack)
     recurrent = gates * built.units**2 if CELLS[built.cell].recurrent_matrix else 0
@@ -160,7 +165,7 @@ def _latency_us(genotype: Genotype, steps: int, features: int, outputs: int) -> 
 
 
 def _weights(genotype: Genotype, features: int) -> int:
-    built = genotype.architecture
+    built = _built(genotype)
     gates = _CELLS[built.cell][0]
     first = features * built.frame_stack
     directions = built.layers * (2 if built.bidirectional else 1)
@@ -168,12 +173,17 @@ def _weights(genotype: Genotype, features: int) -> int:
 
 
 def _error(genotype: Genotype) -> float:
-    built, training = genotype.architecture, genotype.training
+    built, learning_rate = _built(genotype), genotype.training.learning_rate or 4e-3
     floor = _CELLS[built.cell][3]
     capacity = 1.2 / (built.units * built.layers)
-    rate = 0.01 * abs(math.log10(training.learning_rate / 4e-3))
+    rate = 0.01 * abs(math.log10(learning_rate / 4e-3))
     spread = 0.004 * (1 + _chance(genotype, "error"))
     return min(TRIVIAL_ERROR, floor + capacity + rate + spread + _BITS_ERROR[genotype.deployment.bits])
+
+
+def _built(genotype: Genotype) -> Architecture:
+    """A user's own model passes for an LSTM of 128 units."""
+    return Architecture("lstm", 128) if genotype.architecture.model else genotype.architecture
 
 
 def _chance(genotype: Genotype, what: str) -> float:

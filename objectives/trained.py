@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -12,14 +13,64 @@ from numpy.typing import NDArray
 from objectives.bench import Bench, Emit
 from objectives.cache import Arrays, Cache
 from objectives.data import Dataset
+from objectives.deployment.lower import exporter_name, lower
+from objectives.given import soft_targets
 from objectives.training.distill import teacher_logits
 from objectives.training.fit import fit
-from spaces.build import Weights, build, put_weights, weights_of
-from spaces.genotype import Genotype
+from spaces.build import Weights, build, put_weights, serving_model, weights_of
+from spaces.genotype import Deployment, Genotype
 from spaces.record import digest
 
 MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
 """What trained weights depend on beside the bench: another version of these trains anew."""
+
+CALIBRATION_ROWS = 100  # for static integer forms
+
+
+class Trained:
+    """The trained model of a group of candidates, or before `train` the model that training starts from."""
+
+    trains = True
+
+    def __init__(self, bench: Bench, data: Dataset, genotype: Genotype) -> None:
+        self.history: dict[str, Any] = {}
+        self.weights: Weights = {}
+        self._bench, self._data, self._genotype = bench, data, genotype
+
+    def start(self) -> None:
+        """Take random weights, always the same."""
+        self.weights = weights_of(build(self._genotype.architecture, self._data.signature, self._bench.seed))
+
+    def train(self, emit: Emit) -> None:
+        """Take trained weights, from the cache if it has them."""
+        self.weights, self.history = trained(self._bench, self._data, self._genotype, emit)
+
+    def recall(self) -> bool:
+        """Take the trained weights that the cache has, if it has them."""
+        if (kept := recalled(self._bench, self._data, self._genotype)) is not None:
+            self.weights, self.history = kept
+        return kept is not None
+
+    @functools.cached_property
+    def serving(self) -> Any:
+        """The float Keras model as it is served, with the trained weights."""
+        model = build(self._genotype.architecture, self._data.signature, self._bench.seed)
+        put_weights(model, self.weights)
+        return serving_model(model, self._data.signature)
+
+    def answer(self, x: NDArray[Any]) -> NDArray[Any]:
+        """What the float Keras model gives."""
+        return np.asarray(self.serving.predict(x, batch_size=256, verbose=0))
+
+    def lower(self, asked: Deployment) -> bytes:
+        """The .tflite of a form with the weights of the moment (`deployment.lower`)."""
+        calibration = self._data.train.x[:CALIBRATION_ROWS]
+        architecture, signature = self._genotype.architecture, self._data.signature
+        return lower(architecture, signature, self.weights, asked, representative=calibration)
+
+    def exporter(self, asked: Deployment) -> str:
+        """Which exporter makes the file of a form."""
+        return exporter_name(asked)
 
 
 def trained(bench: Bench, data: Dataset, genotype: Genotype, emit: Emit) -> tuple[Weights, dict[str, Any]]:
@@ -47,9 +98,15 @@ def recalled(bench: Bench, data: Dataset, genotype: Genotype) -> tuple[Weights, 
 def training_key(bench: Bench, data: Dataset, genotype: Genotype, teacher: Genotype | None) -> str:
     """Names trained weights by all they depend on."""
     budget = replace(bench.training, distillation=())  # the alphas searched change nothing about this one
-    taught = training_key(bench, data, teacher, None) if teacher else ""
+    taught = _teaching_key(bench, data, teacher) if teacher else ""
     made_with = [version(name) for name in MAKERS]
     return digest(genotype.architecture, genotype.training, budget, data.digest, bench.seed, taught, made_with)
+
+
+def _teaching_key(bench: Bench, data: Dataset, teacher: Genotype) -> str:
+    if file := bench.file_of(teacher):
+        return digest(file.sha256, data.digest)
+    return training_key(bench, data, teacher, None)
 
 
 def _teacher_of(bench: Bench, genotype: Genotype) -> Genotype | None:
@@ -59,15 +116,21 @@ def _teacher_of(bench: Bench, genotype: Genotype) -> Genotype | None:
 def _teacher(bench: Bench, data: Dataset, teacher: Genotype, emit: Emit) -> NDArray[np.float32]:
     """What the teacher answers on the training part, before softmax: computed once per study."""
     cache = Cache(bench.home)
-    key = training_key(bench, data, teacher, None)
+    key = _teaching_key(bench, data, teacher)
     kept = cache.arrays("teacher", key)
     if kept is None:
-        weights = trained(bench, data, teacher, emit)[0]
-        model = build(teacher.architecture, data.signature, bench.seed)
-        put_weights(model, weights)
-        kept = {"logits": teacher_logits(model, data.train.x, bench.training.batch_size)}
+        kept = {"logits": _taught(bench, data, teacher, emit)}
         cache.keep_arrays("teacher", key, kept)
     return kept["logits"]
+
+
+def _taught(bench: Bench, data: Dataset, teacher: Genotype, emit: Emit) -> NDArray[np.float32]:
+    if bench.file_of(teacher):
+        return soft_targets(bench, data)
+    weights = trained(bench, data, teacher, emit)[0]
+    model = build(teacher.architecture, data.signature, bench.seed)
+    put_weights(model, weights)
+    return teacher_logits(model, data.train.x, bench.training.batch_size)
 
 
 def _pack(weights: Weights) -> Arrays:

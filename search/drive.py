@@ -24,7 +24,7 @@ from spaces.record import from_json, to_json
 
 Tell = Callable[[Event], None]
 Name = int | str
-"""A trial's number, or "baseline"."""
+"""A trial's number, "baseline", or "rewrite-1" and so on."""
 
 MEASURING = {"untrained", "measure"}
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
@@ -60,6 +60,7 @@ def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> 
     try:
         driver.prepare()
         driver.baseline()
+        driver.rewrites()
         ended = driver.search()
         driver.finish()
     except KeyboardInterrupt:
@@ -170,6 +171,13 @@ class _Driver:
                 "The same command tries it again"
             )
 
+    def rewrites(self) -> None:
+        """Evaluate the forms of the user's own model: the front is never worse than they. One that fails is told."""
+        if left := self._study.rewrites_left():
+            self._begin(self._lanes[0], _Work(tuple(left), tuple(left.values()), to_json(self._study.bench)))
+        while self._lanes[0].work:
+            self._receive()
+
     def search(self) -> str:
         """Keep every lane at work until trials, time or candidates run out."""
         ended = ""
@@ -266,8 +274,10 @@ class _Driver:
         name = work.names[form]
         if isinstance(name, int):
             outcome = self._study.tell(name, outcome)
-        else:
+        elif name == "baseline":
             self._study.keep_baseline(outcome)
+        else:
+            outcome = self._study.keep_rewrite(name, outcome)
         counts = {"told": len(self._study.outcomes), "of": self._limits.trials}
         self._say(lane, {"event": "told", "form": form, "outcome": to_json(outcome), "counts": counts})
 

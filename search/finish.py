@@ -34,7 +34,7 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
     told since the last time.
     """
     history = study.history()
-    found: dict[int | str, Outcome] = {number: history.outcomes[number] for number in front_of(history)}
+    found: dict[int | str, Outcome] = {name: history.candidates[name] for name in front_of(history)}
     if history.baseline and history.baseline.state == "complete":
         found = {"baseline": history.baseline, **found}
     if not found or set(found) <= set(history.finals):

@@ -142,7 +142,8 @@ def pick(points: Sequence[Point], rule: str) -> Point:
         return min(within, key=lambda point: (_latency(point), _error(point)))
     near = min(points, key=lambda point: sum(bound.miss(point) for bound in bounds))
     figures = ", ".join(f"{bound.field} {_field(near, bound.field):.4g}" for bound in bounds)
-    raise NothingFeasible(f"no point of the front keeps within {rule}; the nearest is trial {near['trial']}: {figures}")
+    named = f"trial {near['trial']}" if isinstance(near["trial"], int) else near["trial"]
+    raise NothingFeasible(f"no point of the front keeps within {rule}; the nearest is {named}: {figures}")
 
 
 def _parsed(text: str, points: Sequence[Point]) -> _Bound:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,10 @@ class History:
     """All that a study holds. Trials are told (`outcomes`), `running`, or duplicates, which count for nothing.
 
     `prepared` is what the evaluator's `prepare` gave, {} before. `finals` are the outcomes re-measured at the end, by
-    trial number or "baseline"; empty where trials were told since. `wall_s`, the driver's time over all sessions, went
+    name; empty where trials were told since. `wall_s`, the driver's time over all sessions, went
     into `training_s` and `measuring_s` (no moment counts twice, however many workers) and the rest; importing before
     and sending to MLflow after the driver are not in it. `ended` says why the last session ended, "" while one runs or
-    after it was killed.
+    after it was killed. `rewrites` are the forms of the user's own model, "rewrite-1" and so on: no trials either.
     """
 
     name: str
@@ -81,12 +81,33 @@ class History:
     training_s: float
     measuring_s: float
     ended: str
+    rewrites: Mapping[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def bench(self) -> Bench:
+        """The plan's bench, with what is known of data and model since they were looked at."""
+        return known_bench(self.plan, self.prepared)
+
+    @property
+    def candidates(self) -> Mapping[int | str, Outcome]:
+        """All that may be on the front: the trials, and the user's model rewritten."""
+        every: dict[int | str, Outcome] = {}
+        every.update(self.outcomes.items())
+        every.update(self.rewrites.items())
+        return every
 
     @property
     def counts(self) -> dict[str, int]:
         """How many trials there are in each state; duplicates left out."""
         found = Counter(outcome.state for outcome in self.outcomes.values())
         return {state: found[state] for state in STATES} | {"running": len(self.running)}
+
+
+def known_bench(plan: Plan, prepared: Mapping[str, Any]) -> Bench:
+    """A plan's bench with what the evaluator's `prepare` found: the data's digest, the padding of the user's model."""
+    bench, looked = plan.bench, prepared.get("model")
+    model = replace(bench.model, padding=looked["padding"]) if bench.model and looked else bench.model
+    return replace(bench, data_digest=prepared.get("digest", ""), model=model)
 
 
 def database(home: Path) -> Path:
@@ -142,6 +163,7 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         duplicates=duplicates,
         finals={int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in fresh.items()},
         **{**NO_CLOCK, **kept.get("clock", {})},
+        rewrites={name: from_json(Outcome, plain) for name, plain in kept.get("rewrites", {}).items()},
     )
 
 
@@ -173,6 +195,8 @@ def _fixed(plan: Plan) -> dict[str, Any]:
     plain = to_json(plan)
     del plain["sampler"], plain["tracking"], plain["bench"]["home"], plain["bench"]["root"]
     del plain["bench"]["data_digest"]
+    if model := plain["bench"]["model"]:
+        del model["path"], model["padding"]
     return plain
 
 

@@ -14,10 +14,10 @@ from typing import Any
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from search.front import front, hypervolume
-from spaces.genotype import Genotype
+from spaces.genotype import MODEL, Genotype
 
 Key = int | str
-"""A trial's number, or "baseline"."""
+"""A trial's number, "baseline", or "rewrite-1" and so on."""
 
 BEST = {"quality": "best_error", "latency": "best_latency_ms", "size": "best_size_kib", "memory": "best_memory_kib"}
 """The curve of each objective."""
@@ -36,8 +36,10 @@ class Row:
 
 
 def title(genotype: Mapping[str, Any]) -> str:
-    """A candidate's architecture in a few characters, from the genotype's JSON: "gru 32 x2 bi fs8"."""
+    """A candidate's architecture in a few characters, from the genotype's JSON: "gru 32 x2 bi fs8", "mine.keras"."""
     built = genotype["architecture"]
+    if str(built["cell"]).startswith(MODEL):
+        return str(built["cell"]).removeprefix(MODEL)
     parts = [str(built["cell"]), str(built["units"])]
     parts += [f"x{built['layers']}"] if built.get("layers", 1) > 1 else []
     parts += ["bi"] if built.get("bidirectional") else []
@@ -96,21 +98,20 @@ def curve(
 ) -> list[tuple[int, dict[str, float]]]:
     """(step, figures) after each told trial past the first `since`: the best of each objective, and the hypervolume.
 
-    The baseline is no trial. The hypervolume is a share of the box below `summary["reference"]` (objective -> cost), as
-    in `summary["hypervolume"]`; left out where there is no reference yet.
+    Baseline and rewrites are no trials, but rewrites are points from the start. The hypervolume is a share of the box
+    below `summary["reference"]` (objective -> cost), as in `summary["hypervolume"]`; left out where there is none yet.
     """
     reference: Mapping[str, float] = summary.get("reference") or {}
     curves: list[tuple[int, dict[str, float]]] = []
     best: dict[str, float] = {}
-    points: dict[Key, list[float]] = {}
-    told = [(number, outcome) for number, outcome in outcomes if number != "baseline"]
+    rewritten = [(name, outcome) for name, outcome in outcomes if str(name).startswith("rewrite-")]
+    points = _with({}, rewritten, reference)
+    told = [(number, outcome) for number, outcome in outcomes if isinstance(number, int)]
     for step, (number, outcome) in enumerate(told, start=1):
         if outcome.state == "complete":
             costs = {name: cost for name, row in OBJECTIVES.items() if (cost := row.read(outcome)) is not None}
             best |= {name: min(cost, best.get(name, cost)) for name, cost in costs.items()}
-            if all(name in costs for name in reference):
-                points[number] = [costs[name] for name in reference]
-                points = {key: points[key] for key in front(points)}
+            points = _with(points, [(number, outcome)], reference)
         if step > since:
             shown = {BEST[name]: cost for name, cost in best.items()} | {"pareto_size": float(len(points))}
             if reference:
@@ -118,6 +119,18 @@ def curve(
                 shown["hypervolume"] = volume / math.prod(reference.values())
             curves.append((step, shown))
     return curves
+
+
+def _with(
+    points: Mapping[Key, list[float]], more: Sequence[tuple[Key, Outcome]], reference: Mapping[str, float]
+) -> dict[Key, list[float]]:
+    """The costs, in the order of `reference`, of those that no other dominates, `more` finished ones put in."""
+    found = dict(points)
+    for name, outcome in more:
+        costs = [cost for objective in reference if (cost := OBJECTIVES[objective].read(outcome)) is not None]
+        if outcome.state == "complete" and len(costs) == len(reference):
+            found[name] = costs
+    return {key: found[key] for key in front(found)}
 
 
 def study_tags(summary: Mapping[str, Any]) -> dict[str, str]:

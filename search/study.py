@@ -22,11 +22,11 @@ from objectives.bench import Bench
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from search.front import violations
-from search.history import NO_CLOCK, History, Plan, assembled, database
+from search.history import NO_CLOCK, History, Plan, assembled, database, known_bench
 from search.lock import alone, connection, locked
 from search.samplers import SeededSampler, named
 from spaces.errors import StudyError
-from spaces.genotype import Genotype
+from spaces.genotype import Deployment, Genotype
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
 
@@ -98,14 +98,20 @@ class Study:
 
     @property
     def bench(self) -> Bench:
-        """The plan's bench, with what the data must be, once they are known."""
-        return replace(self.plan.bench, data_digest=self.prepared.get("digest", ""))
+        """The plan's bench, with what is known of data and model since they were looked at."""
+        return known_bench(self.plan, self.prepared)
 
     @property
     def baseline(self) -> Outcome | None:
         """The baseline's outcome; it is none of the trials, because one without parameters would blind the samplers."""
         kept = self._optuna.user_attrs.get("baseline")
         return from_json(Outcome, kept) if kept else None
+
+    @property
+    def rewrites(self) -> dict[str, Outcome]:
+        """What came of the user's model rewritten, by name; no trials either, and for the same reason."""
+        kept = self._optuna.user_attrs.get("rewrites", {})
+        return {name: from_json(Outcome, plain) for name, plain in kept.items()}
 
     @property
     def clock(self) -> dict[str, Any]:
@@ -126,20 +132,40 @@ class Study:
     # What is kept beside the trials ----------------------------------------------------------------------------------
 
     def keep_prepared(self, prepared: Mapping[str, Any]) -> None:
-        """Keep what the data are. Raises StudyError where the study was begun on other data."""
+        """Keep what data and model are; one mended after a failed start is looked at anew.
+
+        Raises StudyError where the study was begun on other data.
+        """
         before = self.prepared
         if before and before["digest"] != prepared["digest"]:
             raise StudyError(
                 f"the data of study {self.name!r} have changed since it was started (digest {before['digest']} then, "
                 f"{prepared['digest']} now); give a study of the new data a name of its own with --name"
             )
-        if not before:
+        if not (before and (self._outcomes or self.rewrites)):
             self._optuna.set_user_attr("prepared", dict(prepared))
             self.prepared = dict(prepared)
 
     def keep_baseline(self, outcome: Outcome) -> None:
         """Keep what every speedup and drop is measured against."""
         self._optuna.set_user_attr("baseline", to_json(outcome))
+
+    def rewrites_left(self) -> dict[str, Genotype]:
+        """The forms of the user's model that were not tried yet; none where the baseline is not the user's."""
+        forms = self.prepared.get("model", {}).get("forms", [])
+        name = self.plan.baseline.architecture.model if self.plan.baseline else ""
+        asked = {
+            f"rewrite-{index}": Genotype.of_model(name, from_json(Deployment, form))
+            for index, form in enumerate(forms, start=1)
+        }
+        return {key: genotype for key, genotype in asked.items() if key not in self.rewrites}
+
+    def keep_rewrite(self, name: str, outcome: Outcome) -> Outcome:
+        """Keep what came of a form of the user's model; gives it as it was judged, like a trial's."""
+        outcome = self._judged(outcome)
+        kept = self._optuna.user_attrs.get("rewrites", {})
+        self._optuna.set_user_attr("rewrites", {**kept, name: to_json(outcome)})
+        return outcome
 
     def keep_final(self, outcomes: Mapping[int | str, Outcome]) -> None:
         """Keep the front and "baseline" as measured again at the end; they hold until another trial is told."""
@@ -335,7 +361,7 @@ class Study:
 def _take_plan(opened: optuna.Study, plan: Plan) -> None:
     """Keep the plan, or its new places and sampler. Raises StudyError where it differs from that of the start in more.
 
-    While only a baseline was tried, and failed, that may be mended.
+    While only a baseline was tried, and failed, that may be mended; before data and model were looked at, anything.
     """
     name, kept = opened.study_name, opened.user_attrs.get("plan")
     begun = bool(opened.get_trials(deepcopy=False))
@@ -347,11 +373,18 @@ def _take_plan(opened: optuna.Study, plan: Plan) -> None:
     else:
         changed = from_json(Plan, kept).differences(plan)
         failed = opened.user_attrs.get("baseline")
+        if not begun and not failed and "prepared" not in opened.user_attrs:
+            changed = []
         if not begun and failed and failed["state"] != "complete":
-            mended = [one for one in changed if one.startswith(("baseline", "bench.teacher"))]
+            mended = [one for one in changed if one.startswith(("baseline", "bench.teacher", "bench.model"))]
             changed = [one for one in changed if one not in mended]
             if mended and not changed:
                 opened.set_user_attr("baseline", None)
+        if any(one.startswith("bench.model.sha256") for one in changed) and plan.bench.model:
+            raise StudyError(
+                f"the model {plan.bench.model.path} of study {name!r} has changed since it was started; put the old "
+                "file back, or give a study of the new one a name of its own with --name"
+            )
         if changed:
             raise StudyError(
                 f"the study {name!r} was started with another plan: {'; '.join(changed[:5])}. "

@@ -54,15 +54,15 @@ def summarise(study: History | Kept) -> dict[str, Any]:
     }
 
 
-def front_of(history: History, *, final: bool = False) -> list[int]:
-    """The trials that no other within the bounds dominates, the fastest first.
+def front_of(history: History, *, final: bool = False) -> list[int | str]:
+    """The candidates that no other within the bounds dominates, the fastest first.
 
-    By the figures of the search; with `final`, where there are figures from the end, by those, among the trials that
-    have them. They kept within the bounds in the search, so that only a latency whose whole interval is over its bound
-    takes them off: the two figures are of different sittings.
+    By the figures of the search; with `final`, where there are figures from the end, by those, among the candidates
+    that have them. They kept within the bounds in the search, so that only a latency whose whole interval is over its
+    bound takes them off: the two figures are of different sittings.
     """
-    measured = {key: outcome for key, outcome in history.finals.items() if isinstance(key, int)} if final else {}
-    pool = measured or history.outcomes
+    measured = {key: outcome for key, outcome in history.finals.items() if key != "baseline"} if final else {}
+    pool = measured or history.candidates
     bounds = history.plan.bench.bounds
     judged = {number: _lowest(outcome) for number, outcome in measured.items()} or pool
     costs = {
@@ -87,8 +87,8 @@ def _upheld(history: History) -> History:
     reason = "measured again at the end, it was over the bound: the latency is that of the search"
     finals = dict(history.finals)
     for name, found in history.finals.items():
-        if isinstance(name, int):
-            searched = history.outcomes[name].measurement
+        if name != "baseline":
+            searched = history.candidates[name].measurement
             finals[name] = replace(found, measurement=searched, reason=reason, notes=(*found.notes, reason))
     return replace(history, finals=finals)
 
@@ -107,7 +107,7 @@ def reference_of(history: History) -> dict[str, float]:
             value = OBJECTIVES[name].read(latest(history, "baseline")) if history.baseline else None
             value = history.plan.bench.bounds.get(name) if value is None else value
         if value is None:
-            known = [_costs(history, other)[name] for other in history.outcomes.values() if other.state == "complete"]
+            known = [_costs(history, other)[name] for other in history.candidates.values() if other.state == "complete"]
             value = max(known, default=None)
         if value is None or value <= 0:
             return {}
@@ -117,21 +117,22 @@ def reference_of(history: History) -> dict[str, float]:
 
 def nearest_miss(history: History) -> str:
     """The refused candidate that was nearest to its bounds, in words, for a study in which nothing kept within them."""
-    refused = {number: outcome for number, outcome in history.outcomes.items() if outcome.state == "infeasible"}
+    refused = {number: outcome for number, outcome in history.candidates.items() if outcome.state == "infeasible"}
     if not refused:
         return "no candidate was finished"
 
-    def over(number: int) -> float:
+    def over(number: int | str) -> float:
         return max(violations(refused[number], history.plan.bench.bounds).values(), default=math.inf)
 
     number = min(refused, key=over)
-    return f"the nearest miss is trial {number}: {refused[number].reason}"
+    named = f"trial {number}" if isinstance(number, int) else number
+    return f"the nearest miss is {named}: {refused[number].reason}"
 
 
 def seconds(history: History) -> dict[str, Any]:
     """Where the wall time went, and the workers' time by stage, which several of them spend at once."""
     stages: dict[str, float] = {}
-    for outcome in (*history.outcomes.values(), *([history.baseline] if history.baseline else [])):
+    for outcome in (*history.candidates.values(), *([history.baseline] if history.baseline else [])):
         for stage, spent in outcome.seconds.items():
             stages[stage] = stages.get(stage, 0.0) + spent
     other = max(history.wall_s - history.training_s - history.measuring_s, 0.0)
@@ -147,8 +148,8 @@ def seconds(history: History) -> dict[str, Any]:
 def latest(history: History, name: int | str) -> Outcome:
     if name in history.finals:
         return history.finals[name]
-    if isinstance(name, int):
-        return history.outcomes[name]
+    if name in history.candidates:
+        return history.candidates[name]
     assert history.baseline, "only a study with a baseline is asked for it"
     return history.baseline
 
@@ -162,7 +163,7 @@ def _failures(history: History) -> list[dict[str, Any]]:
     baseline: list[tuple[int | str, Outcome]] = [("baseline", history.baseline)] if history.baseline else []
     return [
         {"trial": name, "stage": outcome.stage, "reason": outcome.reason}
-        for name, outcome in [*baseline, *history.outcomes.items()]
+        for name, outcome in [*baseline, *history.candidates.items()]
         if outcome.state == "failed"
     ]
 
@@ -172,7 +173,7 @@ def _baseline(history: History) -> dict[str, Any] | None:
     return point_of(history, "baseline") if complete else None
 
 
-def point_of(history: History, name: int | str, others: Sequence[int] = ()) -> dict[str, Any]:
+def point_of(history: History, name: int | str, others: Sequence[int | str] = ()) -> dict[str, Any]:
     """A POINT of the contract."""
     outcome = latest(history, name)
     quality, measurement, artifact = outcome.quality, outcome.measurement, outcome.artifact

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from spaces.record import digest
 
+MODEL = "model:"
+"""What the cell of a user's own model begins with; the name of its file follows."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -21,6 +24,11 @@ class Architecture:
     readout: str = "last"  # "last" | "mean"; unused by tagging, which reads every step
     embedding: int = 32  # width of the token embedding; unused by float sequences
     dropout: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """The name of the file, where this is the user's own trained model, which nothing of ours builds; else ""."""
+        return self.cell.removeprefix(MODEL) if self.cell.startswith(MODEL) else ""
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class Deployment:
     """How it is served.
 
     `lowering`: "loop" (WHILE with `steps` time steps an iteration), "scan" (parallel prefix, `steps` is 1) or
-    "keras" (the stock converter on the equivalent Keras 3 model). `bits`: see `catalog.BITS`. `batch`: sequences
-    a call.
+    "keras" (the stock converter on the equivalent Keras 3 model, on a user's own as it is). "stacked" is for a user's
+    own model only: a loop that layers in a row share. `bits`: see `catalog.BITS`. `batch`: sequences a call.
     """
 
     lowering: str = "loop"
@@ -54,6 +62,11 @@ class Genotype:
     architecture: Architecture
     training: Training
     deployment: Deployment
+
+    @classmethod
+    def of_model(cls, name: str, deployment: Deployment) -> Genotype:
+        """The user's own trained model of this file name; it is not ours to train."""
+        return cls(Architecture(MODEL + name, units=0), Training(learning_rate=0.0), deployment)
 
     @property
     def group(self) -> str:

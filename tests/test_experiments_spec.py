@@ -171,14 +171,10 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[space]\nbidirectional = 'yes'\n" + TWO, r"space\.bidirectional: got 'yes'; give true or false"),
         ("[task]\nsplits = [0.5, 0.5]\n" + TWO, r"task\.splits: got \[0\.5, 0\.5\]; give more values"),
         ("study = 5\n" + TWO, r"study: got 5; it must be a table of keys"),
-        ("[baseline]\nteacher = true\n" + TWO, r"baseline\.architecture: is missing; give it"),
+        ("[baseline]\nteacher = true\n" + TWO, r"baseline: names no model; give model = \"my_rnn\.keras\""),
         ("[baseline]\narchitecture = { cell = 'gru' }\n" + TWO, r"baseline\.architecture\.units: is missing"),
         ("[study]\ntrials = = 5", r"mine\.toml: is not TOML: .*line 2"),
         # Not yet
-        (
-            "[baseline]\nmodel = 'my.keras'\n" + TWO,
-            r"baseline\.model: got 'my\.keras'; .* arrives with `brisk rewrite`",
-        ),
         ("[space]\nhypermodel = 'm:f'\n" + TWO, r"space\.hypermodel: got 'm:f'; .* not searched yet"),
         ("[objectives]\nquality = {}\nlatency = { batch = 8 }", r"latency\.batch: got 8; .* set space\.batch instead"),
         ("[space]\ncell = ['my.cells:Cell']\n" + TWO, r"space\.cell: got 'my\.cells:Cell'; cells of your own are not"),
@@ -246,6 +242,55 @@ def test_every_error_says_file_key_value_and_remedy(written: Any, text: str, wor
     with pytest.raises(SpecError, match=words) as caught:
         written(text)
     assert "mine.toml: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("model = 'none.keras'", r"mine\.toml: baseline\.model: got 'none\.keras'; there is no such file in .*\.h5"),
+        (
+            "model = 'data.npz'",
+            r"baseline\.model: got 'data\.npz'; a model is a \.keras, \.h5, \.hdf5 file or a SavedM",
+        ),
+        ("model = 'folder'", r"baseline\.model: got 'folder', a folder without saved_model\.pb"),
+        (
+            "model = 'm.h5'\narchitecture = { cell = 'gru', units = 8 }",
+            r"architecture: .* trained already; give only one",
+        ),
+        ("model = 'm.h5'\ntraining = { learning_rate = 0.1 }", r"baseline\.training: stands beside model = 'm\.h5'"),
+        ("model = 'm.h5'\ndeployment = { bits = 8 }", r"baseline\.deployment: stands beside model = 'm\.h5'"),
+        ("teacher = true", r"baseline: names no model; give model = "),
+        (
+            "architecture = { cell = 'gru', units = 8 }\nunsafe = true",
+            r"baseline\.unsafe: got True, but it is for opening",
+        ),
+        (
+            "architecture = { cell = 'gru', units = 8 }\ncustom = 'a:B'",
+            r"baseline\.custom: got \['a:B'\], but it is for",
+        ),
+    ],
+)
+def test_a_model_file_that_cannot_be_the_baseline(tmp_path: Path, written: Any, table: str, words: str) -> None:
+    (tmp_path / "m.h5").write_bytes(b"")
+    (tmp_path / "data.npz").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SpecError, match=words):
+        written(f"[baseline]\n{table}\n" + TWO)
+
+
+def test_a_model_file_becomes_the_baseline_by_its_contents(tmp_path: Path, written: Any) -> None:
+    (tmp_path / "m.h5").write_bytes(b"1")
+    text = "[baseline]\nmodel = 'm.h5'\nteacher = true\n" + TWO
+    plan = written(text).plan("home")
+    assert plan.baseline.architecture.model == "m.h5"
+    assert plan.bench.teacher == plan.baseline
+    (tmp_path / "m.h5").write_bytes(b"2")
+    (difference,) = plan.differences(written(text).plan("home"))
+    assert difference.startswith("bench.model.sha256 was")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "m.h5").rename(tmp_path / "elsewhere" / "m.h5")
+    moved = written(text.replace("'m.h5'", "'elsewhere/m.h5'")).plan("home")
+    assert plan.differences(moved) == [difference]  # where it lies does not count
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ def test_a_file_that_cannot_be_measured_is_told() -> None:
 
 def test_nothing_usable_is_an_error_that_lists_why() -> None:
     rows = [Tried("loop 32", "loop", "32", reason="ConverterError: no such kernel")]
-    with pytest.raises(ModelError, match=r"none of the forms can be used \(loop 32: failed: ConverterError: no such kernel\)"):
+    with pytest.raises(
+        ModelError, match=r"none of the forms can be used \(loop 32: failed: ConverterError: no such kernel\)"
+    ):
         verdict.decided(rows, verdict.usable(rows, {}, 0.0, False, None), {}, set(), FACTS, 1, 0.0)
 
 

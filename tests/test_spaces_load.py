@@ -44,7 +44,9 @@ def model(k: Any, *layers: Any) -> Any:
         (lambda: keras, "folder", "Keras 2"),
     ],
 )
-def test_every_kind_of_file_is_opened_by_the_keras_that_wrote_it(k: Any, name: str, family: str, tmp_path: Path) -> None:
+def test_every_kind_of_file_is_opened_by_the_keras_that_wrote_it(
+    k: Any, name: str, family: str, tmp_path: Path
+) -> None:
     made = model(k())
     made.save(tmp_path / name)
     loaded = load(tmp_path / name)
@@ -89,7 +91,9 @@ def test_mixed_precision_is_computed_in_float32(tmp_path: Path) -> None:
 def test_a_lambda_runs_only_where_that_is_allowed(k: Any, name: str, tmp_path: Path) -> None:
     made = model(k(), k().layers.Lambda(lambda x: 2 * x, output_shape=(4, 3)))
     made.save(tmp_path / name)
-    with pytest.raises(ModelError, match="has a Lambda layer, which would run Python code stored in the file; .* --unsafe"):
+    with pytest.raises(
+        ModelError, match=r"has a Lambda layer, which would run Python code stored in the file; .* --unsafe"
+    ):
         load(tmp_path / name)
     loaded = load(tmp_path / name, unsafe=True)
     assert np.asarray(loaded.call([tf.constant(X)])[0]) == pytest.approx(np.asarray(made(X)), abs=1e-6)

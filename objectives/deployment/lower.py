@@ -25,7 +25,7 @@ from spaces.build import Weights, served
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import Signature
 
-_STOCK = {"32": "float32", "8": "dynamic range", "16": "float16", "full8": "full int8"}
+STOCK = {"32": "float32", "8": "dynamic range", "16": "float16", "full8": "full int8"}
 _CALIBRATION_CALLS = 32
 _TENSOR_NAME = 10  # where the vtable of a Tensor holds its name, and
 _MAP_NAME = 4  # that of a TensorMap (an input or output of a signature): the schema's fields 3 and 0
@@ -54,13 +54,13 @@ def lower(
         _narrow(converter, deployment, representative)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # Keras prints every endpoint
         warnings.simplefilter("ignore")
-        return _named(bytes(converter.convert()))
+        return named(bytes(converter.convert()))
 
 
 def exporter_name(deployment: Deployment) -> str:
     """Which exporter makes the artifact, for people: it stands beside every speedup."""
     if deployment.lowering == "keras":
-        return f"Keras 3, static batch, TFLite {_STOCK[deployment.bits]}"
+        return f"Keras 3, static batch, TFLite {STOCK[deployment.bits]}"
     name = "brisk scan"
     if deployment.lowering == "loop":
         name = f"brisk loop, {deployment.steps} {'step' if deployment.steps == 1 else 'steps'} an iteration"
@@ -98,7 +98,7 @@ def _calls(x: NDArray[Any], batch: int) -> Iterator[list[NDArray[Any]]]:
         yield [np.take(x, np.arange(call * batch, (call + 1) * batch), axis=0, mode="wrap")]
 
 
-def _named(model: bytes) -> bytes:
+def named(model: bytes) -> bytes:
     """The model with its input called `x` and its output `y`: the converter mangles the tensors' names, Keras the keys.
 
     The names are overwritten where they stand, since the new ones are never longer; the rest of the file, alignment of

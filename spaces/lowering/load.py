@@ -232,7 +232,10 @@ def unique(names: Sequence[str], usual: str) -> list[str]:
     made: list[str] = []
     for place, name in enumerate(names):
         plain = _KEPT.sub("_", name.split(":")[0]).strip("_.") or (usual if len(names) == 1 else f"{usual}{place}")
-        made.append(plain if plain not in made else f"{plain}_{place}")
+        free, count = plain, place
+        while free in [*made, *(each for each in names if each != name)]:
+            free, count = f"{plain}_{count}", count + 1
+        made.append(free)
     return made
 
 

@@ -165,7 +165,8 @@ def _recurrent(layer: Any, levels: list[Level], session: Session) -> Callable[..
             return_sequences=layer.return_sequences,
         )
         if zeroed and marks is not None:
-            output = output * (order(marks) if layer.return_sequences else order(marks)[:, -1])
+            shown = marks if layer.unroll else order(marks)  # where it unrolls, Keras forgets to turn the mask round
+            output = output * (shown if layer.return_sequences else order(marks)[:, -1])
         states = states_of(mine, state[-sum(level.cell.states for level in mine) :])
         if layer.name in session.left and session.streaming:
             raise ModelError(f"it cannot stream: the layer {layer.name} is used more than once")

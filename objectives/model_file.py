@@ -1,0 +1,70 @@
+"""The user's own trained model as the data's terms meet it: the file, what it is fed, how its answers are read.
+
+Light: the file is opened by `objectives.given`, in a worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spaces.signature import PADDING, Signature
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A .keras or .h5 file or a SavedModel folder, with what opening it needs (`spaces.lowering.load`).
+
+    `padding` is what it takes for the steps after a short sequence's end, once the model was looked at; None where it
+    takes what the data have.
+    """
+
+    path: str  # absolute, or from the bench's root
+    sha256: str
+    custom: tuple[str, ...] = ()
+    unsafe: bool = False
+    padding: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return Path(self.path).name
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, or of the names and bytes of a folder's files."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    seen = hashlib.sha256()
+    for file in sorted(one for one in path.rglob("*") if one.is_file()):
+        seen.update(f"{file.relative_to(path)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    return seen.hexdigest()
+
+
+def fed(x: Array, model: ModelFile | None) -> Array:
+    """The data's x as the user's model takes it, as it is where there is none: short sequences end in its own way."""
+    if model is None or model.padding is None:
+        return x
+    return np.where(x == np.float32(PADDING), np.float32(model.padding), x)
+
+
+def answered(output: Array, signature: Signature) -> Array:
+    """Outputs [..., outputs] as the tasks take them: a single column that tells two classes apart becomes two."""
+    if signature.kind == "regression":
+        return output.reshape(len(output), -1)
+    if output.shape[-1] != 1:
+        return output
+    second = output if probable(output) else 1.0 / (1.0 + np.exp(-output))
+    return np.concatenate([1.0 - second, second], axis=-1)
+
+
+def probable(output: Array) -> bool:
+    """Whether outputs are probabilities, as only those keep within 0 and 1 on all of some rows."""
+    return bool(np.all((output >= 0) & (output <= 1 + 1e-6)))
