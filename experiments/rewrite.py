@@ -32,6 +32,7 @@ from spaces.errors import DataError, InputError, ModelError, VerificationError
 from spaces.record import from_json, to_json
 
 LOOK_S, WAY_S = 300.0, 180.0
+LADDER_S = 6.0  # twice what the calls of TensorFlow's own runtimes may take
 FINALISTS = 6
 WORK = "objectives.rewriting.work"
 RUNGS = {"predict": "model.predict", "call": "model(x)", "function": "tf.function", "xla": "tf.function, XLA"}
@@ -251,7 +252,8 @@ def _judged(
     folder = Path(request.folder)
     files = list(dict.fromkeys(row.file for row in rows if row.file))
     if not files:
-        raise ModelError(f"{wish.model}: no form of it could be made; the first: {rows[0].reason}")
+        remedy = "; give the .keras or .h5 file it was made of" if facts["family"] == "SavedModel" else ""
+        raise ModelError(f"{wish.model}: no form of it could be made{remedy}; the first: {rows[0].reason}")
     say(f"measuring {len(files)} files")
     short = replace(conditions, min_processes=1, max_processes=1)
     figures = dict(zip(files, _figures(wish, [folder / name for name in files], short), strict=True))
@@ -310,7 +312,12 @@ def _ladder(
         for row in rows if row.keeps_state and row.stock and row.bits == "8"
     ]  # fmt: skip
     conditions = Conditions(
-        scenario=wish.scenario, threads=wish.threads, batch=request.batch, min_processes=1, max_processes=1
+        scenario=wish.scenario,
+        threads=wish.threads,
+        batch=request.batch,
+        min_processes=1,
+        max_processes=1,
+        timeout_s=LADDER_S,
     )
     found = Local().compare([candidate for _, candidate in named], conditions)
     return [(label, figure) for (label, _), figure in zip(named, found, strict=True)]

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of
 STEPS, FEATURES, CLASSES = 6, 3, 4
 
 
-def classifier(k: Any, *, streams: bool = False) -> Any:
+def classifier(k: Any) -> Any:
     x = k.Input((STEPS, FEATURES), name="frames")
-    h = k.layers.LSTM(8, return_sequences=True)(x)
-    h = k.layers.GRU(8, return_sequences=streams)(h)
+    h = k.layers.LSTM(8, return_sequences=True, name="lstm")(x)
+    h = k.layers.GRU(8, name="gru")(h)
     return k.Model(x, k.layers.Dense(CLASSES, activation="softmax", name="gesture")(h))
 
 
@@ -82,7 +82,7 @@ def test_the_ledger_has_every_form_with_its_reason(out: Path) -> None:
         "loop 32",
         "loop/2 rec4",
         "stacked loop 8",
-        "loop unrolled rec8",
+        "joined unrolled 8",
         "Keras 3 8",
         "Keras 2 8",
         "loop full8",

@@ -99,6 +99,42 @@ def test_a_lambda_runs_only_where_that_is_allowed(k: Any, name: str, tmp_path: P
     assert np.asarray(loaded.call([tf.constant(X)])[0]) == pytest.approx(np.asarray(made(X)), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "spelt",
+    ['"class_name": "Lambda"', '"class_name" :\t"Lambda"', '"class\\u005fname": "L\\u0061mbda"'],
+    ids=["plain", "spaced", "escaped"],
+)
+def test_a_lambda_in_a_saved_model_is_seen_however_it_is_spelt(spelt: str, tmp_path: Path) -> None:
+    """The folder's layers stand in a file of JSON amid other bytes, each with its length before it."""
+    plain = '"class_name": "Lambda"'
+    model(keras, keras.layers.Lambda(lambda x: 2 * x)).save(tmp_path / "folder")
+    file = tmp_path / "folder" / "keras_metadata.pb"
+    assert plain.encode() in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(plain.encode(), spelt.encode()))
+    with pytest.raises(ModelError, match=r"folder: has a Lambda layer, .* --unsafe"):
+        load(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("policy", ["float64", "float16"])
+@pytest.mark.parametrize("k", [keras3, lambda: keras], ids=["Keras 3", "Keras 2"])
+def test_weights_in_other_floats_are_refused(k: Any, policy: str, tmp_path: Path) -> None:
+    k().Sequential([k().Input((4, 3)), k().layers.Dense(2, dtype=policy)]).save(tmp_path / "m.keras")
+    with pytest.raises(ModelError, match=rf"keeps its weights in {policy} \(.*kernel.*\), .* build it in float32"):
+        load(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("k", [keras3, lambda: keras], ids=["Keras 3", "Keras 2"])
+def test_names_never_meet(k: Any, tmp_path: Path) -> None:
+    """Keras 3 calls all outputs of a layer by its name; numbered, one would be called as a layer is already."""
+    x = k().Input((4, 3))
+    first = k().layers.LSTM(2, return_sequences=True, name="lstm_2")(x)
+    states = k().layers.LSTM(2, return_state=True, name="lstm")(first)
+    k().Model(x, [first, *states]).save(tmp_path / "m.keras")
+    outputs = load(tmp_path / "m.keras").outputs
+    assert outputs[:2] == ("lstm_2", "lstm")
+    assert len(set(outputs)) == 4
+
+
 @pytest.mark.parametrize("name", ["m.keras", "m.h5"])
 def test_a_layer_of_the_users_is_named(name: str, tmp_path: Path) -> None:
     model(keras, Halving()).save(tmp_path / name)
@@ -122,7 +158,14 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("letter.txt", "hello")
-    for name in ("cut.keras", "empty.keras", "noise.h5", "other.keras"):
+    for place, metadata in enumerate(("[]", "null", '{"keras_version": 3}', '{"keras_version": ""}')):
+        with zipfile.ZipFile(tmp_path / f"odd{place}.keras", "w") as archive:
+            archive.writestr("metadata.json", metadata)
+            archive.writestr("config.json", "{}")
+    with h5py.File(tmp_path / "number.h5", "w") as file:
+        file.attrs["model_config"] = 3
+    odd = [f"odd{place}.keras" for place in range(4)]
+    for name in ("cut.keras", "empty.keras", "noise.h5", "other.keras", "number.h5", *odd):
         with pytest.raises(ModelError, match=f"{name}: is damaged or no model"):
             load(tmp_path / name)
 

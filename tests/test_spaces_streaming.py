@@ -80,12 +80,26 @@ def fed(k: Any) -> Any:
     return k.Model(x, k.layers.GRU(3)(x, initial_state=h))
 
 
+def attending(k: Any) -> Any:
+    x = k.Input((STEPS, 3))
+    h = k.layers.GRU(3, return_sequences=True)(x)
+    return k.Model(x, k.layers.Attention()([h, h]))
+
+
+def filming(k: Any) -> Any:
+    x = k.Input((STEPS, 3))
+    h = k.layers.ConvLSTM1D(2, 2, return_sequences=True)(k.layers.Reshape((STEPS, 3, 1))(x))
+    return k.Model(x, k.layers.GRU(3)(k.layers.TimeDistributed(k.layers.Flatten())(h)))
+
+
 @pytest.mark.parametrize(
     ("build", "said"),
     [
         (after(lambda k: k.layers.Bidirectional(k.layers.GRU(2))), r"\(Bidirectional\) needs steps that have not"),
         (after(lambda k: k.layers.GlobalAveragePooling1D()), r"\(GlobalAveragePooling1D\) needs steps that have not"),
         (after(lambda k: k.layers.Flatten()), r"\(Flatten\) needs steps that have not come yet"),
+        (attending, r"\(Attention\) needs steps that have not come yet"),
+        (filming, r"\(ConvLSTM1D\) is left as it is"),
         (after(lambda k: k.layers.GRU(2, go_backwards=True)), "works backwards in time"),
         (after(lambda k: k.layers.Conv1D(2, 3)), r"\(Conv1D\) must have padding='causal', stride 1 and one group"),
         (lambda k: k.Sequential([k.Input((STEPS, 3)), k.layers.Dense(2)]), "keeps nothing from one step to the next"),
@@ -99,3 +113,9 @@ def test_what_is_not_causal_is_refused_by_its_layer(build: Any, said: str, tmp_p
     (port,) = fixed(loaded, 1, STEPS)
     with pytest.raises(ModelError, match=said):
         convert_streaming(loaded, Form(), [type(port)(port.name, (1, 1, 3), port.dtype)], kept_states(loaded))
+
+
+def test_a_graph_without_layers_cannot_stream(tmp_path: Path) -> None:
+    tower(keras3()).export(tmp_path / "folder", verbose=False)
+    with pytest.raises(ModelError, match="a SavedModel without layers does not show its states"):
+        kept_states(load(tmp_path / "folder"))

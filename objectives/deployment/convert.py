@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from spaces.backend import tf
 from spaces.errors import ModelError
 from spaces.lowering.load import Loaded, Port
-from spaces.lowering.rewrite import Form, Session, rewriting
+from spaces.lowering.rewrite import Form, Session, as_it_is, rewriting
 from spaces.lowering.streaming import Kept, give, state_port, taken
 
 CALIBRATION_CALLS = 32
@@ -102,10 +102,13 @@ def convert_streaming(loaded: Loaded, form: Form, ports: Sequence[Port], states:
 
 
 def save(loaded: Loaded, ports: Sequence[Port], folder: Path) -> None:
-    """The model as a SavedModel with these static shapes, as its own Keras runs it."""
-    serve = _serving(loaded, ports)
+    """The model as a SavedModel with these static shapes, as its own Keras runs it; stateful layers start at zero."""
     with _silence():
-        _save(serve, [loaded.model] if loaded.keras is None else _variables(loaded.model), str(folder))
+        if loaded.keras is None:
+            _save(_serving(loaded, ports), [loaded.model], str(folder))
+        else:
+            with rewriting(loaded, as_it_is(loaded)) as session:
+                _save(_serving(loaded, ports), _resources(loaded, session), str(folder))
 
 
 def _serving(loaded: Loaded, ports: Sequence[Port]) -> Any:

@@ -76,8 +76,8 @@ def open_litert(path: str, batch: int, threads: int) -> Model:
 def open_tensorflow(asked: dict[str, Any], batch: int) -> Model:
     """A SavedModel's signature or a Keras model, called with one static shape, outputs fetched.
 
-    `asked["how"]` is "function" (a graph function, for a SavedModel its signature), "xla", "call" (layer by layer) or
-    "predict".
+    `asked["how"]` is "function" (a graph function, for a SavedModel its signature; so it is where nothing is said),
+    "xla", "call" (layer by layer) or "predict".
     """
     import numpy as np
 
@@ -88,7 +88,7 @@ def open_tensorflow(asked: dict[str, Any], batch: int) -> Model:
     if asked["kind"] == "savedmodel":
         function, specs = _signature(tf.saved_model.load(asked["path"]))
         still = {name: tf.TensorSpec(_static(list(each.shape), batch), each.dtype) for name, each in specs.items()}
-        answer = tf.function(lambda **x: function(**x), jit_compile=True) if asked["how"] == "xla" else function
+        answer = tf.function(lambda **x: function(**x), jit_compile=True) if _how(asked) == "xla" else function
     else:
         answer, still = _keras(asked, batch)
     load_ns = time.perf_counter_ns() - started
@@ -106,6 +106,10 @@ def open_tensorflow(asked: dict[str, Any], batch: int) -> Model:
     return Model(lambda turn: fed.update(turns[turn % INPUTS]), call, lambda: None, batch, load_ns)
 
 
+def _how(asked: dict[str, Any]) -> str:
+    return str(asked.get("how", "function"))
+
+
 def _keras(asked: dict[str, Any], batch: int) -> tuple[Callable[..., Any], dict[str, Any]]:
     """A function of a Keras model's inputs by name, and what they are."""
     from pathlib import Path
@@ -113,22 +117,22 @@ def _keras(asked: dict[str, Any], batch: int) -> tuple[Callable[..., Any], dict[
     from spaces.backend import tf
     from spaces.lowering.load import load
 
-    loaded = load(Path(asked["path"]), custom=asked["custom"], unsafe=asked["unsafe"])
+    loaded = load(Path(asked["path"]), custom=asked.get("custom", ()), unsafe=asked.get("unsafe", False))
     still = {}
     for port in loaded.inputs:
         shape = list(port.shape)
         if len(shape) > 1 and shape[1] is None:
-            shape[1] = asked["time_steps"]
+            shape[1] = asked.get("time_steps")
         still[port.name] = tf.TensorSpec(_static(shape, batch), port.dtype, name=port.name)
 
     def forward(**x: Any) -> Any:
         return loaded.call(list(x.values()))
 
-    if asked["how"] == "call":
+    if _how(asked) == "call":
         return forward, still
-    if asked["how"] == "predict":
+    if _how(asked) == "predict":
         return lambda **x: loaded.predict(list(x.values()), batch), still
-    graph = tf.function(forward, jit_compile=asked["how"] == "xla")
+    graph = tf.function(forward, jit_compile=_how(asked) == "xla")
     return graph.get_concrete_function(**still), still
 
 
@@ -180,7 +184,7 @@ def open_model(asked: dict[str, Any], threads: int) -> Model:
         model = open_litert(asked["path"], asked["batch"], threads)
     else:
         model = open_tensorflow(asked, asked["batch"])
-    if asked["clean"]:
+    if asked.get("clean"):
         model = replace(model, call=_after(cleaner(), model.call))
     return replace(model, call=_twice(model.call)) if asked["twice"] else model
 

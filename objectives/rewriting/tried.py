@@ -104,7 +104,7 @@ def _loops(facts: dict[str, Any], projections: Sequence[str]) -> Iterator[Way]:
     for steps in [steps for steps in STEPS if steps == 1 or 2 * steps <= time] + [time] * (1 < time <= UNROLLED):
         unrolled = steps == time > 1
         behind = " unrolled" if unrolled else f"/{steps}" if steps > 1 else ""
-        for projection in dict.fromkeys(projections):
+        for projection in dict.fromkeys(projections[-1:] if unrolled else projections):
             name, bits = NAMES[projection], JOINED if projection == "joined" else OURS
             yield Way(f"{name}{behind}", "loop", steps, projection=projection, bits=bits)
             if facts["stacked"] and not unrolled:

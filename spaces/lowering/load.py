@@ -20,6 +20,7 @@ from spaces.errors import ModelError, SpecError
 
 UNSAFE = "--unsafe"
 CUSTOM = "--custom"
+OTHER_FLOATS = ("float16", "bfloat16", "float64")
 _SOME = 32  # for a size that is free, where any will do
 _KEPT = re.compile(r"[^A-Za-z0-9_.]")
 
@@ -78,7 +79,7 @@ def load(path: Path, *, custom: Sequence[str] = (), unsafe: bool = False) -> Loa
     objects = dict(imported(name) for name in custom)
     try:
         version, text = _described(path)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zipfile, h5py, json, or of what they gave
         raise ModelError(f"{path}: is damaged or no model: {_first_line(error)}; save it again") from error
     if version == "graph":
         return _graph(path)
@@ -116,7 +117,7 @@ def _described(path: Path) -> tuple[str, str]:
     """Which Keras wrote it, "3" or "2" ("graph" for a SavedModel without layers), and its configuration as text."""
     if path.is_dir():
         metadata = path / "keras_metadata.pb"
-        return ("2", metadata.read_bytes().decode(errors="replace")) if metadata.exists() else ("graph", "")
+        return ("2", _as_dumped(metadata.read_bytes().decode(errors="replace"))) if metadata.exists() else ("graph", "")
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]
@@ -128,6 +129,12 @@ def _described(path: Path) -> tuple[str, str]:
         text = config if isinstance(config, str) else config.decode()
         version = str(file.attrs.get("keras_version", "2"))
         return ("3" if version.startswith("3") else "2"), json.dumps(json.loads(text))
+
+
+def _as_dumped(text: str) -> str:
+    """JSON amid other bytes, with the spaces and without the escapes that would hide a word."""
+    text = re.sub(r"\\u([0-9A-Fa-f]{4})", lambda found: chr(int(found[1], 16)), text)
+    return re.sub(r'"\s*:\s*"', '": "', text)
 
 
 def _opened(module: Any, path: Path, objects: dict[str, Any], unsafe: bool) -> Any:
@@ -170,6 +177,7 @@ def _with_ports(model: Any, module: Any, family: str, path: Path) -> Loaded:
             f"{path}: declares no inputs, as subclassed models do; build it as a functional or sequential model, or "
             "export it as a SavedModel"
         )
+    _refuse_other_floats(model, path)
     for layer in flat_layers(model):
         _in_float32(layer, module)
         _at_any_length(layer)
@@ -239,9 +247,18 @@ def unique(names: Sequence[str], usual: str) -> list[str]:
     return made
 
 
+def _refuse_other_floats(model: Any, path: Path) -> None:
+    for weight in model.weights:
+        if (dtype := tf.as_dtype(weight.dtype).name) in OTHER_FLOATS:
+            raise ModelError(
+                f"{path}: keeps its weights in {dtype} ({getattr(weight, 'path', weight.name)}), and brisk rewrites "
+                "float32 models; build it in float32, give it these weights with set_weights and save it again"
+            )
+
+
 def _in_float32(layer: Any, module: Any) -> None:
     """Mixed precision is a way to train: its half-precision products have no kernel in TFLite."""
-    if layer.compute_dtype in ("float16", "bfloat16", "float64"):
+    if layer.compute_dtype in OTHER_FLOATS:
         if module is keras:
             layer._set_dtype_policy(keras.mixed_precision.Policy("float32"))
         else:

@@ -76,6 +76,11 @@ class Session:
     twins: list[Any] = field(default_factory=list)  # layers of the other Keras, whose variables the graph reads
 
 
+def as_it_is(loaded: Loaded) -> Form:
+    """The form that leaves the layers to the Keras that they live in."""
+    return Form("keras3" if loaded.family == "Keras 3" else "fused")
+
+
 @contextlib.contextmanager
 def rewriting(loaded: Loaded, form: Form, *, streaming: bool = False) -> Iterator[Session]:
     """Within it, tracing a call of the model builds `form`; afterwards the model is as it was.
@@ -84,15 +89,20 @@ def rewriting(loaded: Loaded, form: Form, *, streaming: bool = False) -> Iterato
     """
     session = Session(form, streaming)
     changed = []
+    stateful = [layer for layer in loaded.layers if isinstance(layer, loaded.keras.layers.RNN) and layer.stateful]
     try:
         for layer in loaded.layers:
             if call := _replacement(layer, loaded, session):
                 object.__setattr__(layer, "call", tf.autograph.experimental.do_not_convert(call))
                 changed.append(layer)
+        for layer in stateful:  # every form starts at zero in each call, those that brisk leaves to Keras too
+            layer.stateful = False
         yield session
     finally:
         for layer in changed:
             object.__delattr__(layer, "call")
+        for layer in stateful:
+            layer.stateful = True
 
 
 def recurrent_layers(loaded: Loaded) -> tuple[list[Any], list[Any]]:
@@ -110,8 +120,8 @@ def _replacement(layer: Any, loaded: Loaded, session: Session) -> Callable[..., 
     kinds = loaded.keras.layers
     levels = levels_of(layer, loaded.keras)
     if session.form.lowering != "loop":
-        native = "keras3" if loaded.family == "Keras 3" else "fused"
-        return _in_order(layer, _foreign(layer, session)) if levels and session.form.lowering != native else None
+        foreign = session.form.lowering != as_it_is(loaded).lowering
+        return _in_order(layer, _foreign(layer, session)) if foreign and levels else None
     if levels:
         together = session.form.projection == "joined"
         return _in_order(layer, _recurrent(layer, [joined(each) for each in levels] if together else levels, session))
