@@ -126,7 +126,7 @@ def _rewritten(wish: Wish, folder: Path, shared: Path, say: Say) -> dict[str, An
     report = card_of(wish, facts, parts)
     report["ladder"] = verdict.ladder(_ladder(wish, first, facts, rows, shared, say), parts[0])
     if stream:
-        report["streaming"] = _measured_stream(wish, stream, shared, folder, parts[0], say)
+        report["streaming"] = _measured_stream(wish, stream, folder, say)
     return report
 
 
@@ -293,7 +293,7 @@ def _prove(request: Request, file: Path, part: dict[str, Any], wish: Wish) -> di
 def _ladder(
     wish: Wish, request: Request, facts: dict[str, Any], rows: list[Tried], shared: Path, say: Say
 ) -> list[tuple[str, Any]]:
-    """The ordinary runtimes of TensorFlow with this very model, and Keras 2's fused form as it is and after a cleaning.
+    """The ordinary runtimes of TensorFlow with this very model, and Keras 2's fused form with registers cleaned.
 
     One short sitting: they are many times slower, and the table says by about how much.
     """
@@ -336,9 +336,7 @@ def _stream(one: Child, wish: Wish, request: Request, allowed: set[str], say: Sa
     return {**found, "folder": request.folder}
 
 
-def _measured_stream(
-    wish: Wish, stream: dict[str, Any], shared: Path, folder: Path, part: dict[str, Any], say: Say
-) -> dict[str, Any]:
+def _measured_stream(wish: Wish, stream: dict[str, Any], folder: Path, say: Say) -> dict[str, Any]:
     """The streaming forms timed as a stream calls them, one call a period; the fastest is written."""
     say(f"measuring the streaming form, one call every {wish.period}")
     where = Path(stream.pop("folder"))

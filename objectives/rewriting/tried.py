@@ -13,7 +13,7 @@ OURS = ("32", "16", "8", "rec8", "rec4", "4")
 STOCK = ("32", "8", "16")
 STATIC = ("full8",)
 EXACT = 1e-5  # of outputs, relative to the largest: what float32 alone may change
-BATCH_ROWS = 2000  # rows of the data that every form is judged on; the chosen one is judged on all
+JUDGED_ROWS = 2000  # rows of the data that every form is judged on; the chosen one is judged on all
 
 
 @dataclass(frozen=True)

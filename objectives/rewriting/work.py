@@ -22,7 +22,7 @@ from objectives.deployment.graph import keeps_state
 from objectives.deployment.interpreter import answers
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.rewriting.examples import Examples, Question, invented, of_the_user, question
-from objectives.rewriting.tried import BATCH_ROWS, Request, Tried, Way
+from objectives.rewriting.tried import JUDGED_ROWS, Request, Tried, Way
 from objectives.sources import importable
 from spaces.backend import tf
 from spaces.errors import BriskError, ModelError
@@ -80,7 +80,7 @@ def make(request: dict[str, Any], way: dict[str, Any], emit: Emit) -> None:
     """Convert the model in one way, in each bit width, and judge every file; a `Tried` is emitted for each."""
     asked, how = from_json(Request, request), from_json(Way, way)
     loaded = opened(asked)
-    inputs, outputs, labels = kept(Path(asked.folder), BATCH_ROWS)
+    inputs, outputs, labels = kept(Path(asked.folder), JUDGED_ROWS)
     examples = Examples(inputs, labels, "")
     questions = _questions(asked, examples, outputs)
     ports = fixed(loaded, asked.batch, _steps(loaded, asked, inputs))
