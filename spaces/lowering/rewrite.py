@@ -301,7 +301,8 @@ def _foreign(layer: Any, session: Session) -> Callable[..., Any] | None:
     for name in ("activation", "recurrent_activation"):
         if hasattr(layer, name):
             function = getattr(layer, name)
-            known = getattr(function, "__name__", "")
+            theirs = str(getattr(function, "__module__", "")).split(".")[0] in ("keras", "tf_keras")
+            known = getattr(function, "__name__", "") if theirs else ""
             flags[name] = known if known in ("tanh", "sigmoid", "relu", "linear") else function
     twin = getattr(other.layers, kind)(**flags)
     twin.build((None, None, int(layer.cell.kernel.shape[0])))
