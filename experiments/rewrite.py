@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import verdict
+from experiments import attempts, verdict
+from experiments.attempts import Say
 from experiments.landing import landing
 from experiments.measure import check_model
 from experiments.rewritten import card_of, readme, waiting, write
@@ -27,17 +26,12 @@ from objectives.latency.timing import period_s
 from objectives.outcome import Conditions, MeasureFailure, Measurement
 from objectives.rewriting.tried import Request, Tried, Way, ways
 from objectives.sources import READERS
-from search.isolate import CallFailed, Child, ChildDied
 from spaces.errors import DataError, InputError, ModelError, VerificationError
-from spaces.record import from_json, to_json
+from spaces.record import from_json
 
-LOOK_S, WAY_S = 300.0, 180.0
 LADDER_S = 6.0  # twice what the calls of TensorFlow's own runtimes may take
 FINALISTS = 6
-WORK = "objectives.rewriting.work"
 RUNGS = {"predict": "model.predict", "call": "model(x)", "function": "tf.function", "xla": "tf.function, XLA"}
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -89,45 +83,56 @@ def _check(wish: Wish) -> None:
         )
     if Path(wish.data).suffix.lower() in READERS and not Path(wish.data).exists():
         raise DataError(f"--data {wish.data}: there is no such file")
+    device = named_device(wish.device)
+    device.measure([], _conditions(wish, wish.batches[0]))  # what cannot be had is refused before the work begins
     if wish.streaming is not None:
         period_s(f"paced:{wish.period}")
-    named_device(wish.device)
+
+
+def _conditions(wish: Wish, batch: int) -> Conditions:
+    return Conditions(scenario=wish.scenario, threads=wish.threads, batch=batch)
 
 
 def _rewritten(wish: Wish, folder: Path, shared: Path, say: Say) -> dict[str, Any]:
-    first = _request(wish, shared, wish.batches[0], wish.time_steps[0] if wish.time_steps else None)
-    with _children() as (one, other):
+    first, *others = _requests(wish, shared)
+    stream: dict[str, Any] = {}
+    with attempts.children() as both:
         say(f"opening {wish.model.name}")
-        facts = _look(one, other, first)
+        facts = attempts.look(*both, first)
         if wish.data and not facts["judged"]:
             raise InputError(
                 f"--time-steps {wish.time_steps[0]}: the data have another length, so that no drop can be measured; "
                 "name the data's own length first, or leave the option out"
             )
-        rows = _try_all((one, other), first, ways(facts, batch=first.batch, calibrate=bool(wish.data)), say)
-        if wish.device == "local" and facts["family"] != "SavedModel":
-            one.call(f"{WORK}:save_model", {"request": to_json(first), "folder": str(shared / "saved_model")})
-        more = [(request, _look(one, None, request)) for request in _others(wish, first, shared)]
+        if wish.streaming is not None:
+            say("making the streaming form")
+            stream = attempts.stream(both[0], first, wish.streaming)
+        rows = attempts.try_all(both, first, ways(facts, batch=first.batch, calibrate=bool(wish.data)), say)
         allowed = {row.bits for row in rows if verdict.good_enough(row, wish.max_drop, wish.allow_lossy)}
         sets = [(first, facts, rows)]
-        for request, its_facts in more:
+        for request in others:
+            its_facts = attempts.look(both[0], None, request)
             wanted = _narrowed(ways(its_facts, batch=request.batch), allowed)
-            sets.append((request, its_facts, _try_all((one, other), request, wanted, say)))
-        stream = _stream(one, wish, first, allowed, say) if wish.streaming is not None else None
-    several = len(sets) > 1
+            sets.append((request, its_facts, attempts.try_all(both, request, wanted, say)))
+        if wish.device == "local" and facts["family"] != "SavedModel":
+            attempts.save(both[0], first, shared / "saved_model")
     parts = []
     for request, its_facts, its_rows in sets:
         lossy = allowed if request is not first else None
         part = _judged(wish, request, its_facts, its_rows, lossy, say)
-        name = f"model-b{request.batch}-t{its_facts['time_steps']}.tflite" if several else "model.tflite"
+        name = f"model-b{request.batch}-t{its_facts['time_steps']}.tflite" if others else "model.tflite"
         shutil.copyfile(Path(request.folder) / part["chosen_file"], folder / name)
-        part |= {"file": name, "proof": _prove(request, folder / name, part, wish)}
-        parts.append(part)
+        parts.append(part | {"file": name, "proof": _proved(wish, request, folder / name, part, its_facts)})
     report = card_of(wish, facts, parts)
     report["ladder"] = verdict.ladder(_ladder(wish, first, facts, rows, shared, say), parts[0])
     if stream:
-        report["streaming"] = _measured_stream(wish, stream, folder, say)
+        report["streaming"] = _streaming(wish, first, stream, allowed, folder, say)
     return report
+
+
+def _requests(wish: Wish, shared: Path) -> list[Request]:
+    """One for every length and batch asked for."""
+    return [_request(wish, shared, batch, steps) for steps in wish.time_steps or (None,) for batch in wish.batches]
 
 
 def _request(wish: Wish, shared: Path, batch: int, steps: int | None) -> Request:
@@ -146,109 +151,17 @@ def _request(wish: Wish, shared: Path, batch: int, steps: int | None) -> Request
     )
 
 
-def _others(wish: Wish, first: Request, shared: Path) -> Iterator[Request]:
-    """The other batches and lengths asked for."""
-    for steps in wish.time_steps or (None,):
-        for batch in wish.batches:
-            request = _request(wish, shared, batch, steps)
-            if request.folder != first.folder:
-                yield request
-
-
 def _narrowed(every: Sequence[Way], allowed: set[str]) -> list[Way]:
     """The same ways in the widths that were good enough at the first batch and length."""
     kept = [replace(way, bits=tuple(bits for bits in way.bits if bits in allowed | {"32"})) for way in every]
     return [way for way in kept if way.bits]
 
 
-@contextmanager
-def _children() -> Iterator[tuple[Child, Child]]:
-    children = Child(name="rewrite-1"), Child(name="rewrite-2")
-    try:
-        yield children
-    finally:
-        for child in children:
-            child.close()
-
-
-def _look(one: Child, other: Child | None, request: Request) -> dict[str, Any]:
-    """The facts of the model; the other child opens it meanwhile."""
-    warming = threading.Thread(target=_warm, args=(other, request), daemon=True) if other else None
-    if warming:
-        warming.start()
-    try:
-        facts: dict[str, Any] = one.call(f"{WORK}:look", {"request": to_json(request)}, timeout_s=LOOK_S)
-    except ChildDied as death:
-        raise ModelError(f"{request.model}: opening it {death.reason}") from death
-    except CallFailed as failure:
-        raise ModelError(f"{request.model}: {failure}") from failure
-    if warming:
-        warming.join()
-    return facts
-
-
-def _warm(child: Child, request: Request) -> None:
-    try:
-        child.call(f"{WORK}:warm", {"request": to_json(request)}, timeout_s=LOOK_S)
-    except Exception:  # whatever it is, the other child meets it too and tells it
-        return
-
-
-def _try_all(children: Sequence[Child], request: Request, every: Sequence[Way], say: Say) -> list[Tried]:
-    """Every way, by whichever child is free; the rows in the order of the ways."""
-    waiting = list(enumerate(every))
-    found: dict[int, list[Tried]] = {}
-    turn = threading.Lock()
-    errors: list[BaseException] = []
-
-    def lane(child: Child) -> None:
-        while True:
-            with turn:
-                if not waiting or errors:
-                    return
-                place, way = waiting.pop(0)
-            say(f"making {way.name} ({len(every) - len(waiting)} of {len(every)} ways)")
-            try:
-                found[place] = _one_way(child, request, way)
-            except BaseException as error:
-                errors.append(error)
-                return
-
-    lanes = [threading.Thread(target=lane, args=(child,), daemon=True) for child in children]
-    for each in lanes:
-        each.start()
-    for each in lanes:
-        while each.is_alive():
-            each.join(0.2)  # so that Ctrl-C is heard
-    if errors:
-        raise errors[0]
-    return [row for place in sorted(found) for row in found[place]]
-
-
-def _one_way(child: Child, request: Request, way: Way) -> list[Tried]:
-    """One way in all its widths; what kills the child is listed, and the rest goes on in a fresh one."""
-    rows: list[Tried] = []
-
-    def hear(event: dict[str, Any]) -> None:
-        if event.get("event") == "tried":
-            rows.append(from_json(Tried, event["tried"]))
-
-    while left := way.bits[len(rows) :]:
-        arguments = {"request": to_json(request), "way": to_json(replace(way, bits=left))}
-        try:
-            child.call(f"{WORK}:make", arguments, timeout_s=WAY_S, on_event=hear)
-        except (ChildDied, CallFailed) as death:
-            bits = way.bits[len(rows)]
-            reason = death.reason if isinstance(death, ChildDied) else str(death)
-            rows.append(Tried(f"{way.name} {bits}", way.name, bits, way.stock, reason=f"the conversion {reason}"))
-    return rows
-
-
 def _judged(
     wish: Wish, request: Request, facts: dict[str, Any], rows: list[Tried], lossy: set[str] | None, say: Say
 ) -> dict[str, Any]:
     """One batch and length: every file measured shortly, those that matter at length, and one chosen."""
-    conditions = Conditions(scenario=wish.scenario, threads=wish.threads, batch=request.batch)
+    conditions = _conditions(wish, request.batch)
     folder = Path(request.folder)
     files = list(dict.fromkeys(row.file for row in rows if row.file))
     if not files:
@@ -262,32 +175,11 @@ def _judged(
     say(f"measuring the fastest {len(finalists)} at length")
     exact = dict(zip(finalists, _figures(wish, [folder / name for name in finalists], conditions), strict=True))
     figures |= {name: each for name, each in exact.items() if isinstance(each, Measurement)}
-    return verdict.decided(rows, usable, figures, set(exact), facts, request.batch, wish.max_drop)
+    return verdict.decided(rows, usable, figures, set(exact), facts, request.batch)
 
 
 def _figures(wish: Wish, paths: list[Path], conditions: Conditions) -> list[Measurement | MeasureFailure]:
     return named_device(wish.device).measure(paths, conditions)
-
-
-def _prove(request: Request, file: Path, part: dict[str, Any], wish: Wish) -> dict[str, Any]:
-    """The file as it was written, opened in a fresh process and held against the original on every row there is."""
-    child = Child(name="rewrite-proof")
-    try:
-        arguments = {"request": to_json(request), "file": str(file.absolute())}
-        found: dict[str, Any] = child.call(f"{WORK}:prove", arguments, timeout_s=LOOK_S)
-    except (ChildDied, CallFailed) as error:
-        raise VerificationError(
-            f"{file.name}, chosen and written, could not be run: {error}; nothing was kept"
-        ) from None
-    finally:
-        child.close()
-    limit = wish.max_drop if found["drop"] is not None else None
-    if limit is not None and found["drop"] > limit:
-        raise VerificationError(
-            f"{part['chosen']} dropped by {found['drop']:+.4f} on all {found['rows']} rows, over --max-drop {limit:g}, "
-            "though it kept within it on those it was judged by; allow a little more, or less, and try again"
-        )
-    return found
 
 
 def _ladder(
@@ -311,45 +203,38 @@ def _ladder(
          Candidate(Path(request.folder) / row.file, clean=True))
         for row in rows if row.keeps_state and row.stock and row.bits == "8"
     ]  # fmt: skip
-    conditions = Conditions(
-        scenario=wish.scenario,
-        threads=wish.threads,
-        batch=request.batch,
-        min_processes=1,
-        max_processes=1,
-        timeout_s=LADDER_S,
-    )
+    conditions = replace(_conditions(wish, request.batch), min_processes=1, max_processes=1, timeout_s=LADDER_S)
     found = Local().compare([candidate for _, candidate in named], conditions)
     return [(label, figure) for (label, _), figure in zip(named, found, strict=True)]
 
 
-def _stream(one: Child, wish: Wish, request: Request, allowed: set[str], say: Say) -> dict[str, Any]:
-    say("making the streaming form")
-    widths = ["32", *(bits for bits in ("8", "rec8", "rec4", "4") if bits in allowed)]
-    arguments = {"request": to_json(request), "frames": wish.streaming, "widths": widths}
-    try:
-        found: dict[str, Any] = one.call("objectives.rewriting.stream:stream", arguments, timeout_s=LOOK_S)
-    except ChildDied as death:
-        raise ModelError(f"{wish.model}: making the streaming form {death.reason}") from death
-    except CallFailed as failure:
-        raise ModelError(f"{wish.model}: --streaming {wish.streaming}: {failure}") from failure
-    return {**found, "folder": request.folder}
+def _proved(wish: Wish, request: Request, file: Path, part: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """What the written file does on every row; VerificationError where that is worse than was allowed."""
+    median_ms = part["forms"][0]["latency_ms"]["median"]
+    found = attempts.prove(request, file, facts["all_rows"] * median_ms / request.batch / 1000)
+    if found["drop"] is not None and found["drop"] > wish.max_drop:
+        raise VerificationError(
+            f"{part['chosen']} dropped by {found['drop']:+.4f} on all {found['rows']} rows, over --max-drop "
+            f"{wish.max_drop:g}, though it kept within it on the {facts['rows']} it was judged by; allow a little more "
+            "or less, and try again"
+        )
+    return found
 
 
-def _measured_stream(wish: Wish, stream: dict[str, Any], folder: Path, say: Say) -> dict[str, Any]:
-    """The streaming forms timed as a stream calls them, one call a period; the fastest is written."""
+def _streaming(
+    wish: Wish, request: Request, stream: dict[str, Any], allowed: set[str], folder: Path, say: Say
+) -> dict[str, Any]:
+    """The streaming forms timed as a stream calls them, one call a period; one is chosen like any form, and written.
+
+    Where frames do not divide the length, no label fits: widths then count as good as they were for whole sequences.
+    """
     say(f"measuring the streaming form, one call every {wish.period}")
-    where = Path(stream.pop("folder"))
-    conditions = Conditions(scenario=f"paced:{wish.period}", threads=wish.threads, batch=wish.batches[0])
-    found = _figures(wish, [where / form["file"] for form in stream["forms"]], conditions)
-    for form, figure in zip(stream["forms"], found, strict=True):
-        form["latency_ms"] = verdict.latency(figure)
-    timed = [form for form in stream["forms"] if form["latency_ms"] and "failed" not in form["latency_ms"]]
-    if not timed:
-        raise ModelError(f"{wish.model}: the streaming form could not be measured: {found[0]}")
-    best = min(timed, key=lambda form: form["latency_ms"]["median"])
-    shutil.copyfile(where / best["file"], folder / "streaming.tflite")
-    for form in stream["forms"]:
-        form["chosen"] = form is best
-        del form["file"]
-    return {**stream, "file": "streaming.tflite", "period": wish.period}
+    rows = [from_json(Tried, plain) for plain in stream.pop("rows")]
+    where = Path(request.folder)
+    conditions = replace(_conditions(wish, request.batch), scenario=f"paced:{wish.period}")
+    files = [row.file for row in rows]
+    figures = dict(zip(files, _figures(wish, [where / name for name in files], conditions), strict=True))
+    usable = verdict.usable(rows, figures, wish.max_drop, wish.allow_lossy, allowed)
+    part = verdict.decided(rows, usable, figures, set(files), {"time_steps": stream["frames"]}, request.batch)
+    shutil.copyfile(where / part["chosen_file"], folder / "streaming.tflite")
+    return {**stream, "file": "streaming.tflite", "period": wish.period, "forms": part["forms"]}

@@ -47,6 +47,8 @@ def card_of(wish: Any, facts: Mapping[str, Any], parts: Sequence[dict[str, Any]]
             "threads": wish.threads,
             "versions": {name: version(name) for name in packages},
         },
+        "batch": first["batch"],
+        "time_steps": first["time_steps"],
         "chosen": first["chosen"],
         "held_against": first["usual"],
         "file": first["file"],
@@ -94,7 +96,7 @@ def write(report: Report) -> None:
     for part in (report, *report["others"]):
         say("")
         if report["others"]:
-            say(f"{part['file']}: batch {_batch(part)}, {_steps(part)} time steps", style="bold")
+            say(f"{part['file']}: batch {part['batch']}, {part['time_steps']} time steps", style="bold")
         to.print(_table(part, report, to, ascii_only))
         for line in _legend(part, report):
             say(line, style="dim")
@@ -102,8 +104,11 @@ def write(report: Report) -> None:
         say("")
         to.print(_ladder(report["ladder"], ascii_only))
     if "streaming" in report:
+        found = report["streaming"]
+        frames = f"{found['frames']} frame{'s' * (found['frames'] > 1)}"
         say("")
-        to.print(_stream(report["streaming"], ascii_only))
+        say(f"{found['file']}: {frames} a call, one call every {found['period']}", style="bold")
+        to.print(_table(found, report, to, ascii_only))
     say("")
     say(_conclusion(report), style="bold")
     say(f"Written: {report['out']}/ ({', '.join(files(report))}, rewrite.json, README.md)", whole=True)
@@ -113,14 +118,6 @@ def files(report: Report) -> list[str]:
     """The model files that were written."""
     more = [report["streaming"]["file"]] if "streaming" in report else []
     return [report["file"], *(part["file"] for part in report["others"]), *more]
-
-
-def _batch(part: Report) -> int:
-    return int(part["batch"]) if "batch" in part else int(part["inputs"][0]["shape"][0])
-
-
-def _steps(part: Report) -> int:
-    return int(part["time_steps"]) if "time_steps" in part else int((part["inputs"][0]["shape"] + [1])[1])
 
 
 def _table(part: Report, report: Report, to: Console, ascii_only: bool) -> Table:
@@ -209,27 +206,6 @@ def _ladder(rungs: Sequence[Mapping[str, Any]], ascii_only: bool) -> Table:
     return drawn
 
 
-def _stream(found: Mapping[str, Any], ascii_only: bool) -> Table:
-    steps = f"{found['frames']} frame{'s' * (found['frames'] > 1)}"
-    drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    drawn.add_column(f"streaming, {steps} a call, one call every {found['period']}")
-    for heading in ("ms a call", "KiB", "error"):
-        drawn.add_column(heading, justify="right", no_wrap=True)
-    for form in found["forms"]:
-        measured = form["latency_ms"]
-        known = measured and "median" in measured
-        half = max(measured["ci"][1] - measured["median"], measured["median"] - measured["ci"][0]) if known else 0.0
-        exact = "exact" if form["max_difference"] <= 1e-5 else f"{form['output_error']:.1e}"
-        cells = [
-            ("* " if form["chosen"] else "  ") + f"bits {form['bits']}",
-            f"{number(measured['median'])} ±{half / measured['median']:.1%}" if known else "failed",
-            f"{form['size_bytes'] / 1024:.1f}",
-            exact,
-        ]
-        drawn.add_row(*(Text(cell.translate(ASCII) if ascii_only else cell) for cell in cells))
-    return drawn
-
-
 def _conclusion(report: Report) -> str:
     chosen = report["forms"][0]
     rungs = {rung["runtime"]: rung["chosen_is_faster"] for rung in report["ladder"]}
@@ -261,7 +237,7 @@ def readme(report: Report) -> str:
         f"The weights of `{report['model']}` ({report['family']}) in the form `{chosen['name']}`, made by brisk "
         f"{report['conditions']['versions']['brisk-rnn']}.",
         "",
-        f"- {number(chosen['latency_ms']['median'])} ms a call of {_batch(report)} on "
+        f"- {number(chosen['latency_ms']['median'])} ms a call of {report['batch']} on "
         f"{report['conditions']['processor']}, {report['conditions']['threads']} thread, "
         f"{report['conditions']['scenario']}"
         + (f"; {chosen['speedup']:.2f} times as fast as {against}" if chosen["speedup"] else ""),
@@ -279,7 +255,7 @@ def readme(report: Report) -> str:
         "answer = run(",
         *(f"    {port['name']}=np.zeros({port['shape']}, np.{port['dtype']})," for port in report["inputs"]),
         ")",
-        *(f'answer["{port["name"]}"]  # {[_batch(report), *port["shape"]]}' for port in report["outputs"]),
+        *(f'answer["{port["name"]}"]  # {[report["batch"], *port["shape"]]}' for port in report["outputs"]),
         "```",
         "",
         "Every call starts anew: nothing is kept from one to the next.",

@@ -67,7 +67,6 @@ def decided(
     final: set[str],
     facts: Mapping[str, Any],
     batch: int,
-    max_drop: float,
 ) -> dict[str, Any]:
     """The ledger of one batch and length: every form, the chosen one first, then by latency.
 

@@ -18,11 +18,10 @@ from objectives.deployment.lower import STOCK, named
 from objectives.model_file import answered, fed, probable, sha256_of
 from objectives.rewriting.tried import UNROLLED
 from objectives.sources import importable
-from spaces.backend import tf
 from spaces.errors import CandidateError, InputError, ModelError
 from spaces.genotype import Deployment
 from spaces.lowering.load import Loaded, Port, load
-from spaces.lowering.rewrite import Form, recurrent_layers, rewriting
+from spaces.lowering.rewrite import Form, recurrent_layers, stacks
 from spaces.record import to_json
 from spaces.signature import Signature
 
@@ -30,7 +29,7 @@ Array = NDArray[Any]
 STEPS = (1, 2, 4)  # of its loops, an iteration; and all of them at once, unrolled, where they are few
 BITS = ("32", "8", "rec8", "rec4")
 NATIVE = {"Keras 3": "keras3", "Keras 2": "fused", "SavedModel": "graph"}
-ROWS = 256  # of one call
+ROWS = 256  # that a model is tried on before a study
 SURE = 1e-6  # probabilities nearer to 0 or 1 teach as if they were this far from it
 
 
@@ -53,7 +52,7 @@ class Given:
 
     def answer(self, x: Array) -> Array:
         """What the model itself gives for the data's x, read as the task does."""
-        return answered(outputs_of(self._loaded, fed(x, self._file)), self._data.signature)
+        return answered(self._loaded.answers([fed(x, self._file)])[0], self._data.signature)
 
     def lower(self, asked: Deployment) -> bytes:
         """The .tflite, input `x`, output `y`: "keras" by the stock converter, narrowed if it can, others in float32."""
@@ -98,7 +97,7 @@ def look(bench: Bench, data: Dataset) -> dict[str, Any]:
     _check_input(loaded, data, where)
     padding = _padding(loaded, data.signature, where)
     try:
-        output = outputs_of(loaded, fed(data.validation.x[:ROWS], replace(file, padding=padding)))
+        (output,) = loaded.answers([fed(data.validation.x[:ROWS], replace(file, padding=padding))])
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         raise ModelError(f"{where}: cannot be run on sequences of the data: {said}; save it for such inputs") from error
@@ -129,7 +128,7 @@ def opened(bench: Bench) -> Loaded:
 
 def soft_targets(bench: Bench, data: Dataset) -> NDArray[np.float32]:
     """What the model teaches on the training part: logits, or targets normalised as those of the data are."""
-    output = outputs_of(opened(bench), fed(data.train.x, bench.model))
+    (output,) = opened(bench).answers([fed(data.train.x, bench.model)])
     signature = data.signature
     if signature.kind == "regression":
         mean, std = np.array(signature.target_mean or 0.0), np.array(signature.target_std or 1.0)
@@ -138,21 +137,6 @@ def soft_targets(bench: Bench, data: Dataset) -> NDArray[np.float32]:
         return np.asarray(np.log(np.clip(answered(output, signature), SURE, 1.0)), np.float32)
     both = np.concatenate([np.zeros_like(output), output], axis=-1) if output.shape[-1] == 1 else output
     return np.asarray(both, np.float32)
-
-
-def outputs_of(loaded: Loaded, x: Array) -> Array:
-    """What the model's own Keras gives for x [sequences, ...]; states that it keeps are forgotten between calls."""
-    batch = loaded.inputs[0].shape[0] or min(ROWS, len(x))
-    port = loaded.inputs[0]
-    spec = tf.TensorSpec([batch, *x.shape[1:]], port.dtype)
-    forward = tf.function(lambda tensor: loaded.call([tensor])[0], autograph=False, input_signature=[spec])
-    found = []
-    for at in range(0, len(x), batch):
-        part = x[at : at + batch]
-        full = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        _forget(loaded)
-        found.append(forward(tf.constant(full, port.dtype)).numpy()[: len(part)])
-    return np.concatenate(found)
 
 
 @functools.lru_cache(maxsize=1)
@@ -165,14 +149,6 @@ def _in_the_specs_words(said: str) -> str:
     said = re.sub(r"run brisk from the folder of (\w+)", r"put it beside the spec", said)
     said = re.sub(r"--custom (module:\w+)", r'custom = ["\1"] under [baseline]', said)
     return said.replace("--unsafe", "unsafe = true under [baseline]").replace("--custom", "custom")
-
-
-def _forget(loaded: Loaded) -> None:
-    for layer in loaded.layers:
-        if getattr(layer, "stateful", False):
-            reset = getattr(layer, "reset_state", None) or getattr(layer, "reset_states", None)
-            if reset:
-                reset()
 
 
 def _check_input(loaded: Loaded, data: Dataset, where: str) -> None:
@@ -229,19 +205,10 @@ def _forms(loaded: Loaded, recurrent: int, time_steps: int) -> list[Deployment]:
     """How the model is rewritten, with the same weights; one without recurrent layers as the stock converter does."""
     if not recurrent:
         return [Deployment("keras", bits=bits) for bits in ("32", "8")]
-    lowering = "stacked" if recurrent > 1 and _stacks(loaded, time_steps) else "loop"
+    lowering = "stacked" if recurrent > 1 and stacks(loaded, fixed(loaded, 1, time_steps)) else "loop"
     loops = [(lowering, count) for count in STEPS if count == 1 or 2 * count <= time_steps]
     unrolled = [("loop", time_steps)] * (1 < time_steps <= UNROLLED)
     return [Deployment(way, count, bits) for way, count in (*loops, *unrolled) for bits in BITS]
-
-
-def _stacks(loaded: Loaded, time_steps: int) -> bool:
-    """Whether any recurrent layer can go on in the loop of the one before."""
-    (port,) = fixed(loaded, 1, time_steps)
-    forward = tf.function(lambda tensor: loaded.call([tensor]), autograph=False)
-    with rewriting(loaded, Form(stacked=True)) as session:
-        forward.get_concrete_function(tf.TensorSpec(port.shape, port.dtype))
-    return session.joined > 0
 
 
 def _meaning(signature: Signature) -> str:

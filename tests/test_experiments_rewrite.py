@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import rewrite
+from experiments.attempts import one_way
 from experiments.cli import main
 from objectives.deployment.interpreter import answers
 from objectives.rewriting.tried import Request, Way
@@ -101,6 +101,8 @@ def test_the_stream_takes_the_next_frame_and_its_state(folder: Path, out: Path) 
     assert [state["name"] for state in stream["states"]] == ["lstm_h", "lstm_c", "gru_h"]
     exact = next(form for form in stream["forms"] if form["bits"] == "32")
     assert exact["max_difference"] <= 1e-5
+    assert exact["drop"] == 0.0
+    assert all(form["reason"] for form in stream["forms"])
     with np.load(folder / "val.npz") as data:
         x = data["x"][:4]
     whole = answers(out / "model.tflite", {"frames": x})["gesture"]
@@ -114,7 +116,9 @@ def test_the_stream_takes_the_next_frame_and_its_state(folder: Path, out: Path) 
 def test_the_readmes_code_runs(out: Path) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.S))
     code = code.replace("frame,", "np.zeros([1, 1, 3], np.float32),")
-    subprocess.run([sys.executable, "-P", "-c", code], cwd=out, check=True, capture_output=True)
+    code += "\nprint(answer['gesture'].shape, sorted(state))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=out, check=True, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("(1, 4) ['gru_h', 'lstm_c', 'lstm_h']")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +133,9 @@ def test_the_readmes_code_runs(out: Path) -> None:
         (["gestures.keras", "--device", "nowhere"], "device 'nowhere' is not known"),
         (["gestures.keras", "--period", "soon", "--streaming"], "latency scenario 'paced:soon' is not known"),
         (["gestures.keras", "--custom", "nothing"], "write module:Name"),
+        (["gestures.keras", "--scenario", "often", "--device", "local"], "scenario 'often' is not known"),
+        (["gestures.keras", "--threads", "999", "--device", "local"], "threads = 999 must be at most the cores"),
+        (["gestures.keras", "--streaming", "99", "--device", "fake"], "--streaming 99: the sequences have 6 time steps"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_paragraph(
@@ -173,13 +180,10 @@ def test_a_model_without_recurrent_layers_is_quantised_and_said_so(
     assert "No recurrent layer that brisk rewrites" in capsys.readouterr().out
 
 
-def test_a_conversion_that_does_not_end_is_listed_and_the_next_is_tried(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rewrite, "WAY_S", 0.3)  # TensorFlow alone takes longer to start
+def test_a_conversion_that_does_not_end_is_listed_and_the_next_is_tried(folder: Path, tmp_path: Path) -> None:
     request = Request(str(folder / "gestures.keras"), str(tmp_path))
     child = Child()
-    rows = rewrite._one_way(child, request, Way("loop", "loop", bits=("32", "8")))
+    rows = one_way(child, request, Way("loop", "loop", bits=("32", "8")), timeout_s=0.3)  # TensorFlow starts in seconds
     child.close()
     assert [row.name for row in rows] == ["loop 32", "loop 8"]
     assert all(row.reason == "the conversion did not end within 0.3 s" for row in rows)

@@ -48,7 +48,7 @@ def decide(rows: list[Tried], times: dict[str, float], max_drop: float = 0.005, 
     figures = {f"{name}.tflite": figure(ms) for name, ms in times.items()}
     said = verdict.usable(rows, figures, max_drop, allow_lossy, None)
     final = set(verdict.finalists(rows, said, figures, 6))
-    return verdict.decided(rows, said, figures, final, FACTS, 1, max_drop)
+    return verdict.decided(rows, said, figures, final, FACTS, 1)
 
 
 def reasons(report: dict) -> dict[str, str]:
@@ -119,7 +119,7 @@ def test_nothing_usable_is_an_error_that_lists_why() -> None:
     with pytest.raises(
         ModelError, match=r"none of the forms can be used \(loop 32: failed: ConverterError: no such kernel\)"
     ):
-        verdict.decided(rows, verdict.usable(rows, {}, 0.0, False, None), {}, set(), FACTS, 1, 0.0)
+        verdict.decided(rows, verdict.usable(rows, {}, 0.0, False, None), {}, set(), FACTS, 1)
 
 
 def test_the_ladder_says_how_much_faster_the_chosen_form_is_than_each_runtime() -> None:

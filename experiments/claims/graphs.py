@@ -54,7 +54,7 @@ def form_of(seed: int) -> Form:
 
 
 def original(loaded: Loaded, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """What Keras itself answers; a stateful layer starts anew."""
+    """What Keras itself answers, layer by layer, by no code of brisk's; a stateful layer starts anew."""
     for layer in loaded.layers:
         if getattr(layer, "stateful", False):
             (layer.reset_states if loaded.family == "Keras 2" else layer.reset_state)()

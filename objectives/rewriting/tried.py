@@ -13,7 +13,9 @@ OURS = ("32", "16", "8", "rec8", "rec4", "4")
 STOCK = ("32", "8", "16")
 STATIC = ("full8",)
 EXACT = 1e-5  # of outputs, relative to the largest: what float32 alone may change
-JUDGED_ROWS = 2000  # rows of the data that every form is judged on; the chosen one is judged on all
+JUDGED_ROWS = (50, 2000)  # rows that every form is judged on, at least and at most; the chosen one is judged on all
+JUDGED_S = 4.0  # that judging a form as slow as the original may take, between these
+STREAMED = ("32", "8", "rec8", "rec4", "4")  # widths of the streaming form
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,15 @@ from objectives.deployment.graph import keeps_state
 from objectives.deployment.interpreter import answers
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.rewriting.examples import Examples, Question, invented, of_the_user, question
-from objectives.rewriting.tried import JUDGED_ROWS, Request, Tried, Way
+from objectives.rewriting.tried import JUDGED_ROWS, JUDGED_S, Request, Tried, Way
 from objectives.sources import importable
-from spaces.backend import tf
 from spaces.errors import BriskError, ModelError
 from spaces.lowering.load import Loaded, Port, load
 from spaces.lowering.recurrence import joins
-from spaces.lowering.rewrite import Form, recurrent_layers, rewriting
+from spaces.lowering.rewrite import Form, recurrent_layers, stacks
 from spaces.record import from_json, to_json
 
 Array = NDArray[Any]
-ORIGINAL_BATCH = 64
 
 
 def warm(request: dict[str, Any]) -> None:
@@ -52,11 +51,14 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     ports = fixed(loaded, asked.batch, steps)
     if examples is None or not _same_length(examples, ports):
         examples = invented(loaded, ports)
-    outputs = _original(loaded, examples)
+    started = time.perf_counter()
+    outputs = dict(zip(loaded.outputs, loaded.answers(list(examples.inputs.values())), strict=True))
+    affordable = int(examples.rows * JUDGED_S / (time.perf_counter() - started))
+    rows = min(examples.rows, max(JUDGED_ROWS[0], min(JUDGED_ROWS[1], affordable)))
     if not all(np.isfinite(each).all() for each in outputs.values()):
         raise ModelError(f"{asked.model}: the model itself gives NaN or infinity on {examples.source}; nothing to hold")
-    questions = _questions(asked, examples, outputs)
-    _keep(Path(asked.folder), examples, outputs)
+    questions = questions_of(asked, examples, outputs)
+    _keep(Path(asked.folder), examples, outputs, rows)
     known, left = recurrent_layers(loaded) if loaded.keras else ([], [])
     return {
         "family": loaded.family,
@@ -66,11 +68,12 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         "recurrent": [f"{layer.name} ({type(layer).__name__})" for layer in known],
         "left": [f"{layer.name} ({type(layer).__name__})" for layer in left],
         "stateful": [layer.name for layer in known if getattr(layer, "stateful", False)],
-        "stacked": bool(known) and _stacks(loaded, ports),
+        "stacked": bool(known) and stacks(loaded, ports),
         "joins": any(joins(layer, loaded.keras) for layer in known),
         "time_steps": steps or next((port.shape[1] for port in ports if len(port.shape) > 2), 1),
         "judged_on": examples.source,
-        "rows": examples.rows,
+        "rows": rows,
+        "all_rows": examples.rows,
         "judged": bool(questions),
         "original": {name: _figures(each, outputs[name]) for name, each in questions.items()},
     }
@@ -80,9 +83,8 @@ def make(request: dict[str, Any], way: dict[str, Any], emit: Emit) -> None:
     """Convert the model in one way, in each bit width, and judge every file; a `Tried` is emitted for each."""
     asked, how = from_json(Request, request), from_json(Way, way)
     loaded = opened(asked)
-    inputs, outputs, labels = kept(Path(asked.folder), JUDGED_ROWS)
-    examples = Examples(inputs, labels, "")
-    questions = _questions(asked, examples, outputs)
+    inputs, outputs, labels = kept(Path(asked.folder))
+    questions = questions_of(asked, Examples(inputs, labels, ""), outputs)
     ports = fixed(loaded, asked.batch, _steps(loaded, asked, inputs))
     form = Form(how.lowering, how.steps, how.stacked, how.projection)
     floats: bytes | None = None
@@ -115,7 +117,6 @@ def judged(
     path.write_bytes(content)
     got = answers(path, inputs)
     difference, error = compared(got, outputs)
-    drops = [each.error(got[name]) - each.error(outputs[name]) for name, each in questions.items()]
     return replace(
         row,
         file=path.name,
@@ -125,7 +126,7 @@ def judged(
         max_difference=difference,
         output_error=error,
         scores={name: each.score(got[name]) for name, each in questions.items()},
-        drop=max(drops) if drops else None,
+        drop=dropped(questions, got, outputs),
         keeps_state=keeps_state(content),
     )
 
@@ -134,25 +135,29 @@ def save_model(request: dict[str, Any], folder: str) -> None:
     """The model as a SavedModel of this batch and length, as its own Keras runs it."""
     asked = from_json(Request, request)
     loaded = opened(asked)
-    inputs, _, _ = kept(Path(asked.folder), 1)
+    inputs, _, _ = kept(Path(asked.folder))
     save(loaded, fixed(loaded, asked.batch, _steps(loaded, asked, inputs)), Path(folder))
 
 
 def prove(request: dict[str, Any], file: str) -> dict[str, Any]:
     """The chosen file on every row there is, as its user would call it: scores, drop and difference."""
     asked = from_json(Request, request)
-    inputs, outputs, labels = kept(Path(asked.folder), None)
-    questions = _questions(asked, Examples(inputs, labels, ""), outputs)
+    inputs, outputs, labels = kept(Path(asked.folder), every=True)
+    questions = questions_of(asked, Examples(inputs, labels, ""), outputs)
     got = answers(Path(file), inputs)
     difference, error = compared(got, outputs)
-    drops = [each.error(got[name]) - each.error(outputs[name]) for name, each in questions.items()]
     return {
         "rows": len(next(iter(inputs.values()))),
         "max_difference": difference,
         "output_error": error,
-        "drop": max(drops) if drops else None,
+        "drop": dropped(questions, got, outputs),
         "scores": {name: _figures(each, got[name]) for name, each in questions.items()},
     }
+
+
+def dropped(questions: dict[str, Question], got: dict[str, Array], wanted: dict[str, Array]) -> float | None:
+    """How much worse the answers are than the original's, of several outputs the worst; None without labels."""
+    return max((each.error(got[name]) - each.error(wanted[name]) for name, each in questions.items()), default=None)
 
 
 def compared(got: dict[str, Array], wanted: dict[str, Array]) -> tuple[float, float]:
@@ -200,38 +205,7 @@ def _same_length(examples: Examples, ports: tuple[Port, ...]) -> bool:
     return all(list(examples.inputs[port.name].shape[1:]) == list(port.shape[1:]) for port in ports)
 
 
-def _original(loaded: Loaded, examples: Examples) -> dict[str, Array]:
-    """What the model itself gives, by its own Keras, by output [rows, ...]."""
-    batch = loaded.inputs[0].shape[0] or ORIGINAL_BATCH  # a stateful model has a batch of its own
-    forward = tf.function(lambda *tensors: loaded.call(tensors), autograph=False)
-    found: list[list[Array]] = []
-    for at in range(0, examples.rows, batch):
-        parts = [array[at : at + batch] for array in examples.inputs.values()]
-        count = len(parts[0])
-        full = [np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)]) for part in parts]
-        _forget(loaded)
-        found.append([np.asarray(each)[:count] for each in forward(*(tf.constant(part) for part in full))])
-    return {name: np.concatenate([each[place] for each in found]) for place, name in enumerate(loaded.outputs)}
-
-
-def _forget(loaded: Loaded) -> None:
-    """A stateful layer starts each row afresh, as the rewritten file does at each call."""
-    for layer in loaded.layers:
-        if getattr(layer, "stateful", False) and (reset := getattr(layer, "reset_state", None)):
-            reset()
-        elif getattr(layer, "stateful", False) and hasattr(layer, "reset_states"):
-            layer.reset_states()
-
-
-def _stacks(loaded: Loaded, ports: tuple[Port, ...]) -> bool:
-    """Whether any recurrent layer can go on in the loop of the one before."""
-    forward = tf.function(lambda *tensors: loaded.call(tensors), autograph=False)
-    with rewriting(loaded, Form("loop", 1, stacked=True)) as session:
-        forward.get_concrete_function(*(tf.TensorSpec(port.shape, port.dtype) for port in ports))
-    return session.joined > 0
-
-
-def _questions(asked: Request, examples: Examples, outputs: dict[str, Array]) -> dict[str, Question]:
+def questions_of(asked: Request, examples: Examples, outputs: dict[str, Array]) -> dict[str, Question]:
     return {
         name: question(labels, outputs[name], asked.kind, f"{asked.data}: labels of {name}")
         for name, labels in examples.labels.items()
@@ -243,22 +217,22 @@ def _figures(each: Question, output: Array) -> dict[str, Any]:
     return {"metric": metric, "kind": each.kind, "score": each.score(output), "stderr": each.stderr(output)}
 
 
-def _keep(folder: Path, examples: Examples, outputs: dict[str, Array]) -> None:
+def _keep(folder: Path, examples: Examples, outputs: dict[str, Array], judged: int) -> None:
+    """All rows for the proof, and those that every form is judged on, spread over all, in a file of their own."""
     groups = {"x": examples.inputs, "y": examples.labels, "o": outputs}
     arrays = {f"{letter}/{name}": each for letter, group in groups.items() for name, each in group.items()}
-    np.savez(folder / "examples.npz", **arrays)  # type: ignore[arg-type]
+    some = np.linspace(0, examples.rows - 1, judged).astype(int)
+    np.savez(folder / "every.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(folder / "judged.npz", **{name: each[some] for name, each in arrays.items()})
 
 
-def kept(folder: Path, most: int | None) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-    """Inputs, what the original gave, and labels; `most` rows of them, spread over all."""
-    with np.load(folder / "examples.npz") as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    count = len(next(iter(arrays.values())))
-    rows = np.arange(count) if most is None or count <= most else np.linspace(0, count - 1, most).astype(int)
+def kept(folder: Path, *, every: bool = False) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Inputs, what the original gave, and labels, of the rows that forms are judged on or of every row."""
     groups: dict[str, dict[str, Array]] = {"x": {}, "o": {}, "y": {}}
-    for name, each in arrays.items():
-        letter, _, port = name.partition("/")
-        groups[letter][port] = each[rows]
+    with np.load(folder / ("every.npz" if every else "judged.npz")) as archive:
+        for name in archive.files:
+            letter, _, port = name.partition("/")
+            groups[letter][port] = archive[name]
     return groups["x"], groups["o"], groups["y"]
 
 

@@ -54,20 +54,21 @@ class GRU(RecurrentCell):
 
     activation: Activation = tf.tanh
     recurrent_activation: Activation = tf.sigmoid
+    reset_after = True
 
     def layer(
         self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
     ) -> Any:
         """tf_keras's own GRU."""
-        return keras.layers.GRU(
-            units, return_sequences=return_sequences, go_backwards=go_backwards, reset_after=True, name=name
-        )
+        sides = {"return_sequences": return_sequences, "go_backwards": go_backwards}
+        return keras.layers.GRU(units, **sides, reset_after=self.reset_after, name=name)
 
     def initialise(self, weights: list[np.ndarray]) -> list[np.ndarray]:
         """The bias of z starts at 1, so that the state is kept until there is reason to change it."""
         kernel, recurrent_kernel, bias = weights
         bias = bias.copy()
-        bias[0, : bias.shape[1] // 3] = 1.0
+        of_inputs = bias[0] if self.reset_after else bias
+        of_inputs[: of_inputs.size // 3] = 1.0
         return [kernel, recurrent_kernel, bias]
 
     def project(self, weights: Arrays, x: Tensor) -> Tensor:
@@ -91,20 +92,7 @@ class ResetBeforeGRU(GRU):
     here for models that exist.
     """
 
-    def layer(
-        self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
-    ) -> Any:
-        """tf_keras's own GRU, `reset_after=False`."""
-        return keras.layers.GRU(
-            units, return_sequences=return_sequences, go_backwards=go_backwards, reset_after=False, name=name
-        )
-
-    def initialise(self, weights: list[np.ndarray]) -> list[np.ndarray]:
-        """The bias of z starts at 1."""
-        kernel, recurrent_kernel, bias = weights
-        bias = bias.copy()
-        bias[: bias.shape[0] // 3] = 1.0
-        return [kernel, recurrent_kernel, bias]
+    reset_after = False
 
     def project(self, weights: Arrays, x: Tensor) -> Tensor:
         """W x + b."""

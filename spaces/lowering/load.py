@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from spaces.backend import keras, keras3, tf
 from spaces.errors import ModelError, SpecError
@@ -21,6 +23,7 @@ from spaces.errors import ModelError, SpecError
 UNSAFE = "--unsafe"
 CUSTOM = "--custom"
 OTHER_FLOATS = ("float16", "bfloat16", "float64")
+_ROWS = 256  # of one call, where the model leaves it free
 _SOME = 32  # for a size that is free, where any will do
 _KEPT = re.compile(r"[^A-Za-z0-9_.]")
 
@@ -53,6 +56,32 @@ class Loaded:
     def predict(self, tensors: Sequence[Any], batch: int) -> list[Any]:
         """What `model.predict` gives, one array an output."""
         return list(tf.nest.flatten(self.model.predict(self.pack(tensors), batch_size=batch, verbose=0)))
+
+    def answers(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """What its own Keras gives for all rows of `arrays`, one [rows, ...] an input: [rows, ...] an output.
+
+        Stateful layers start at zero in every call, and each call takes the batch that they were saved with.
+        """
+        batch, rows = self.inputs[0].shape[0] or min(_ROWS, len(arrays[0])), len(arrays[0])
+        specs = [tf.TensorSpec([batch, *x.shape[1:]], port.dtype) for x, port in zip(arrays, self.inputs, strict=True)]
+        forward = tf.function(lambda *tensors: self.call(tensors), autograph=False, input_signature=specs)
+        found: list[list[NDArray[Any]]] = []
+        for at in range(0, rows, batch):
+            parts = [x[at : at + batch] for x in arrays]
+            count = len(parts[0])
+            full = [np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)]) for part in parts]
+            self._forget()
+            answer = forward(*(tf.constant(x, spec.dtype) for x, spec in zip(full, specs, strict=True)))
+            found.append([each.numpy()[:count] for each in answer])
+        self._forget()
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _forget(self) -> None:
+        for layer in self.layers:
+            if getattr(layer, "stateful", False):
+                reset = getattr(layer, "reset_state", None) or getattr(layer, "reset_states", None)
+                if reset:
+                    reset()
 
     @property
     def layers(self) -> list[Any]:

@@ -17,7 +17,7 @@ from spaces.backend import keras as keras2
 from spaces.backend import keras3, tf
 from spaces.cells.cell import backwards
 from spaces.errors import ModelError
-from spaces.lowering.load import Loaded
+from spaces.lowering.load import Loaded, Port
 from spaces.lowering.recurrence import Level, Repeating, joined, levels_of, run, start_of, states_of
 from spaces.scan import Tensor
 
@@ -54,7 +54,7 @@ class Form:
 class Chain:
     """A layer's whole sequence, and how it came about, so that the next layer may go on in the same loop."""
 
-    sequence: Tensor
+    sequence: Tensor  # held, for chains are found by its id
     levels: list[Level]
     x: Tensor
     mask: Tensor
@@ -114,6 +114,14 @@ def recurrent_layers(loaded: Loaded) -> tuple[list[Any], list[Any]]:
         elif any(issubclass(type(layer), getattr(loaded.keras.layers, kind)) for kind in RECURRENT):
             left.append(layer)
     return known, left
+
+
+def stacks(loaded: Loaded, ports: Sequence[Port]) -> bool:
+    """Whether any recurrent layer can go on in the loop of the one before; `ports` are the inputs, of static shape."""
+    forward = tf.function(lambda *tensors: loaded.call(tensors), autograph=False)
+    with rewriting(loaded, Form(stacked=True)) as session:
+        forward.get_concrete_function(*(tf.TensorSpec(port.shape, port.dtype) for port in ports))
+    return session.joined > 0
 
 
 def _replacement(layer: Any, loaded: Loaded, session: Session) -> Callable[..., Any] | None:

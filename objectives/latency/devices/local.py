@@ -87,6 +87,8 @@ class Local(Device):
         emit: Tell | None = None,
     ) -> list[Measurement | MeasureFailure]:
         """`measure`, of candidates that need not be plain paths."""
+        timing.period_s(conditions.scenario)
+        cores = _pinned(conditions.threads, cores)
         if not candidates:
             return []
 
@@ -94,7 +96,7 @@ class Local(Device):
             if emit:
                 emit({"event": "stage", "stage": "measure", "form": None, "detail": detail})
 
-        runs = _Runs(candidates, conditions, _pinned(conditions.threads, cores))
+        runs = _Runs(candidates, conditions, cores)
         with exclusive(self.name, lambda: tell("waiting for another measurement on this machine")):
             tell(f"{len(candidates)} models, interleaved")
             sitting = timing.gather(runs.look, len(candidates), conditions, time.monotonic, tell)
