@@ -20,8 +20,9 @@ from objectives.rewriting.tried import UNROLLED
 from objectives.sources import importable
 from spaces.errors import CandidateError, InputError, ModelError
 from spaces.genotype import Deployment
+from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, Port, load
-from spaces.lowering.rewrite import Form, recurrent_layers, stacks
+from spaces.lowering.rewrite import recurrent_layers, stacks
 from spaces.record import to_json
 from spaces.signature import Signature
 

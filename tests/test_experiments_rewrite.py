@@ -135,7 +135,7 @@ def test_the_readmes_code_runs(out: Path) -> None:
         (["gestures.keras", "--custom", "nothing"], "write module:Name"),
         (["gestures.keras", "--scenario", "often", "--device", "local"], "scenario 'often' is not known"),
         (["gestures.keras", "--threads", "999", "--device", "local"], "threads = 999 must be at most the cores"),
-        (["gestures.keras", "--streaming", "99", "--device", "fake"], "--streaming 99: the sequences have 6 time steps"),
+        (["gestures.keras", "--streaming", "99", "--device", "fake"], "--streaming 99: the sequences have 6"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_paragraph(

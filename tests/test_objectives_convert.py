@@ -16,8 +16,8 @@ from objectives.deployment.interpreter import answers
 from objectives.deployment.quantize import quantize, realised_bits
 from spaces.backend import keras, keras3, tf
 from spaces.errors import ModelError
+from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, load
-from spaces.lowering.rewrite import Form
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation"),  # of Keras 3, with NumPy 2

@@ -15,8 +15,9 @@ from objectives.deployment.convert import convert, fixed
 from objectives.deployment.interpreter import answers
 from objectives.deployment.quantize import quantize, realised_bits
 from spaces.backend import keras, keras3, tf
+from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, load
-from spaces.lowering.rewrite import Form, recurrent_layers, rewriting
+from spaces.lowering.rewrite import recurrent_layers, rewriting
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation"),  # of Keras 3, with NumPy 2

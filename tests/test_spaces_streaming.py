@@ -13,8 +13,8 @@ from objectives.deployment.convert import convert_streaming, fixed
 from objectives.deployment.interpreter import answers
 from spaces.backend import keras, keras3
 from spaces.errors import ModelError
+from spaces.lowering.form import Form
 from spaces.lowering.load import load
-from spaces.lowering.rewrite import Form
 from spaces.lowering.streaming import kept_states
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras 3, with NumPy 2

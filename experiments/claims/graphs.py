@@ -24,8 +24,8 @@ import numpy as np
 from objectives.deployment.convert import convert, fixed
 from objectives.deployment.interpreter import answers
 from spaces.backend import keras, keras3, tf
+from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, load
-from spaces.lowering.rewrite import Form
 
 FEATURES, VOCABULARY = 3, 7
 MERGES = ("concat", "sum", "mul", "ave", None)

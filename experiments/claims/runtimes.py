@@ -45,8 +45,8 @@ from objectives.deployment.quantize import quantize
 from objectives.latency.meter import cleaner, open_litert
 from spaces.backend import configure, keras3, tf
 from spaces.backend import keras as keras2
+from spaces.lowering.form import Form
 from spaces.lowering.load import load
-from spaces.lowering.rewrite import Form
 
 HERE = Path(__file__).parent
 OUTPUTS, CHECKED = 10, 8  # width of the head; sequences that every candidate answers at batch 1

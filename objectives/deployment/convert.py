@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from spaces.backend import tf
 from spaces.errors import ModelError
+from spaces.lowering.form import Form, Session
 from spaces.lowering.load import Loaded, Port
-from spaces.lowering.rewrite import Form, Session, as_it_is, rewriting
+from spaces.lowering.rewrite import as_it_is, rewriting
 from spaces.lowering.streaming import Kept, give, state_port, taken
 
 CALIBRATION_CALLS = 32

@@ -18,8 +18,8 @@ from objectives.rewriting.examples import Examples
 from objectives.rewriting.tried import EXACT, STREAMED, Request, Tried
 from objectives.rewriting.work import compared, dropped, kept, opened, questions_of
 from spaces.errors import ModelError
+from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, Port
-from spaces.lowering.rewrite import Form
 from spaces.lowering.streaming import Kept, kept_states
 from spaces.record import from_json, to_json
 

@@ -26,9 +26,10 @@ from objectives.rewriting.examples import Examples, Question, invented, of_the_u
 from objectives.rewriting.tried import JUDGED_ROWS, JUDGED_S, Request, Tried, Way
 from objectives.sources import importable
 from spaces.errors import BriskError, ModelError
+from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, Port, load
 from spaces.lowering.recurrence import joins
-from spaces.lowering.rewrite import Form, recurrent_layers, stacks
+from spaces.lowering.rewrite import recurrent_layers, stacks
 from spaces.record import from_json, to_json
 
 Array = NDArray[Any]

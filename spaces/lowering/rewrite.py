@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from spaces.backend import keras as keras2
-from spaces.backend import keras3, tf
+from spaces.backend import tf
 from spaces.cells.cell import backwards
 from spaces.errors import ModelError
+from spaces.lowering.form import Chain, Form, Session
+from spaces.lowering.layers import causal, dense, foreign, parts, time_distributed, two_ways
 from spaces.lowering.load import Loaded, Port
 from spaces.lowering.recurrence import Level, Repeating, joined, levels_of, run, start_of, states_of
 from spaces.scan import Tensor
@@ -32,48 +32,6 @@ QUIET = (
 """Layers that do nothing at inference; Keras 2 makes a copy of its input all the same."""
 
 RECURRENT = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "RNN", "LSTM", "GRU", "SimpleRNN")
-
-
-@dataclass(frozen=True)
-class Form:
-    """How the recurrent layers run.
-
-    `lowering`: "loop" (brisk's WHILE, `steps` time steps an iteration; as many as there are unrolls it), "keras3"
-    (the WHILE of Keras 3) or "fused" (the layers of Keras 2, whose LSTM TFLite turns into one operation). `stacked`:
-    recurrent layers that follow one another share one loop. `projection`: inputs are multiplied "ahead", all at once
-    before the loop, "inside", a round's at once, or "joined" with the state, one product a step (`recurrence.Joined`).
-    """
-
-    lowering: str = "loop"
-    steps: int = 1
-    stacked: bool = False
-    projection: str = "ahead"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A layer's whole sequence, and how it came about, so that the next layer may go on in the same loop."""
-
-    sequence: Tensor  # held, for chains are found by its id
-    levels: list[Level]
-    x: Tensor
-    mask: Tensor
-
-
-@dataclass
-class Session:
-    """What one tracing remembers. `given` are states to start from by layer name, and `left` those it ended with.
-
-    With `streaming`, a tracing goes on where the one before ended: a masked first step repeats the output before it.
-    """
-
-    form: Form
-    streaming: bool = False
-    chains: dict[int, Chain] = field(default_factory=dict)
-    given: dict[str, Sequence[Tensor]] = field(default_factory=dict)
-    left: dict[str, list[Tensor]] = field(default_factory=dict)
-    joined: int = 0  # layers that went on in the loop of the one before
-    twins: list[Any] = field(default_factory=list)  # layers of the other Keras, whose variables the graph reads
 
 
 def as_it_is(loaded: Loaded) -> Form:
@@ -128,19 +86,19 @@ def _replacement(layer: Any, loaded: Loaded, session: Session) -> Callable[..., 
     kinds = loaded.keras.layers
     levels = levels_of(layer, loaded.keras)
     if session.form.lowering != "loop":
-        foreign = session.form.lowering != as_it_is(loaded).lowering
-        return _in_order(layer, _foreign(layer, session)) if foreign and levels else None
+        other = session.form.lowering != as_it_is(loaded).lowering
+        return _in_order(layer, foreign(layer, session)) if other and levels else None
     if levels:
         together = session.form.projection == "joined"
         return _in_order(layer, _recurrent(layer, [joined(each) for each in levels] if together else levels, session))
     if type(layer) is kinds.Dense:
-        return _dense(layer)
+        return dense(layer)
     if session.streaming and type(layer) is kinds.Conv1D and layer.kernel_size[0] > 1:
-        return _causal(layer, session)
+        return causal(layer, session)
     if type(layer) is kinds.TimeDistributed:
-        return _time_distributed(layer, kinds)
+        return time_distributed(layer, kinds)
     if type(layer) is kinds.Bidirectional and hasattr(layer, "_call_fused_lstm"):
-        return _two_ways(layer)
+        return two_ways(layer)
     if type(layer).__name__ in QUIET and type(layer) is getattr(kinds, type(layer).__name__, None):
         return lambda inputs, *ignored, **also: inputs
     return None
@@ -159,7 +117,7 @@ def _in_order(layer: Any, call: Callable[..., Any] | None) -> Callable[..., Any]
 
 def _recurrent(layer: Any, levels: list[Level], session: Session) -> Callable[..., Any]:
     def call(inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, **ignored: Any) -> Any:
-        x, given = _parts(inputs, initial_state)
+        x, given = parts(inputs, initial_state)
         if given and session.streaming:
             raise ModelError(f"it cannot stream: the layer {layer.name} starts from a state that the model computes")
         given = list(session.given.get(layer.name, given))
@@ -210,13 +168,6 @@ def _plain(size: Any) -> Any:
     return [_plain(one) for one in size] if isinstance(size, list | tuple) else size
 
 
-def _parts(inputs: Any, initial_state: Any) -> tuple[Tensor, list[Tensor]]:
-    """The sequence, and the states that came with it, flat; none where it starts at zero."""
-    if isinstance(inputs, list | tuple):
-        inputs, initial_state = inputs[0], list(inputs[1:]) or initial_state
-    return inputs, [tf.cast(each, tf.float32) for each in tf.nest.flatten(initial_state) if each is not None]
-
-
 def _marks(mask: Any) -> Tensor:
     """A mask of either Keras as floats [batch, time, 1], the same tensor for the same mask; None stays None."""
     mask = mask[0] if isinstance(mask, list | tuple) else mask
@@ -228,102 +179,3 @@ def _marks(mask: Any) -> Tensor:
         known = known[:, :, None] if len(known.shape) == 2 else known
         mask._brisk_marks = known
     return known
-
-
-def _dense(layer: Any) -> Callable[..., Any] | None:
-    """One FULLY_CONNECTED over all steps, where Keras makes a BATCH_MATMUL of it."""
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return None
-
-    def call(inputs: Tensor, **ignored: Any) -> Tensor:
-        if len(inputs.shape) < 3:
-            return type(layer).call(layer, inputs)
-        kernel = tf.convert_to_tensor(layer.kernel)
-        product = tf.matmul(tf.reshape(tf.cast(inputs, kernel.dtype), [-1, inputs.shape[-1]]), kernel)
-        if layer.use_bias:
-            product = product + tf.convert_to_tensor(layer.bias)
-        product = tf.reshape(product, [*inputs.shape[:-1], kernel.shape[-1]])
-        return product if layer.activation is None else layer.activation(product)
-
-    return call
-
-
-def _causal(layer: Any, session: Session) -> Callable[..., Any]:
-    """A causal convolution that sees what came before its block, and leaves the end of it for the next."""
-
-    def call(inputs: Tensor, **ignored: Any) -> Tensor:
-        (past,) = session.given[layer.name]
-        seen = tf.concat([past, inputs], axis=1)
-        session.left[layer.name] = [seen[:, seen.shape[1] - past.shape[1] :]]
-        kernel, rate = tf.convert_to_tensor(layer.kernel), layer.dilation_rate[0]
-        found = tf.nn.conv1d(seen, kernel, stride=1, padding="VALID", dilations=rate)
-        if layer.use_bias:
-            found = found + tf.convert_to_tensor(layer.bias)
-        return found if layer.activation is None else layer.activation(found)
-
-    return call
-
-
-def _time_distributed(layer: Any, kinds: Any) -> Callable[..., Any] | None:
-    """All steps as one batch, which is the same for layers that keep batch entries apart, as all do at inference."""
-    inner = layer.layer
-    if isinstance(inner, kinds.RNN | kinds.Bidirectional) or getattr(inner, "stateful", False):
-        return None
-
-    def call(inputs: Tensor, mask: Any = None, **ignored: Any) -> Any:
-        batch, time = inputs.shape[:2]
-        found = inner(tf.reshape(inputs, [batch * time, *inputs.shape[2:]]))
-        return tf.nest.map_structure(lambda each: tf.reshape(each, [batch, time, *each.shape[1:]]), found)
-
-    return call
-
-
-def _two_ways(layer: Any) -> Callable[..., Any]:
-    """Keras 3's own way, but never its fused one, which would pass our loops by."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with _without(layer, "_can_attempt_fused_lstm"), _without(layer, "_can_attempt_fused_gru"):
-            return type(layer).call(layer, *args, **kwargs)
-
-    return call
-
-
-@contextlib.contextmanager
-def _without(layer: Any, ability: str) -> Iterator[None]:
-    object.__setattr__(layer, ability, lambda *args, **kwargs: False)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, ability)
-
-
-def _foreign(layer: Any, session: Session) -> Callable[..., Any] | None:
-    """The like of the layer in the other Keras, with the same weights."""
-    other = keras3() if session.form.lowering == "keras3" else keras2
-    kind = type(layer).__name__
-    if kind not in ("LSTM", "GRU", "SimpleRNN"):
-        return None
-    shared = ("units", "use_bias", "return_sequences", "return_state", "go_backwards", "zero_output_for_mask")
-    flags = {name: getattr(layer, name) for name in shared if hasattr(layer, name)}
-    flags |= {name: getattr(layer, name) for name in ("reset_after",) if hasattr(layer, name)}
-    for name in ("activation", "recurrent_activation"):
-        if hasattr(layer, name):
-            function = getattr(layer, name)
-            theirs = str(getattr(function, "__module__", "")).split(".")[0] in ("keras", "tf_keras")
-            known = getattr(function, "__name__", "") if theirs else ""
-            flags[name] = known if known in ("tanh", "sigmoid", "relu", "linear") else function
-    twin = getattr(other.layers, kind)(**flags)
-    twin.build((None, None, int(layer.cell.kernel.shape[0])))
-    twin.set_weights([np.asarray(each) for each in layer.get_weights()])
-    session.twins.append(twin)
-
-    def call(inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, **ignored: Any) -> Any:
-        x, given = _parts(inputs, initial_state)
-        mask = mask[0] if isinstance(mask, list | tuple) else mask
-        found = twin(x, mask=mask, initial_state=given or None)
-        native = isinstance(layer, keras2.layers.Layer)
-        if not layer.return_state:
-            return found
-        return list(found) if native else tuple(found)
-
-    return call

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaces.errors import ModelError
+from spaces.lowering.form import Session
 from spaces.lowering.load import Loaded, Port, unique
 from spaces.lowering.recurrence import Level, levels_of
-from spaces.lowering.rewrite import Session, recurrent_layers
+from spaces.lowering.rewrite import recurrent_layers
 
 LETTERS = {2: ("h", "c"), 1: ("h",)}
 LOOKS_AHEAD = (
