@@ -109,6 +109,8 @@ def write(report: Report) -> None:
         say("")
         say(f"{found['file']}: {frames} a call, one call every {found['period']}", style="bold")
         to.print(_table(found, report, to, ascii_only))
+        for line in _doubts(found):
+            say(line, style="dim")
     say("")
     say(_conclusion(report), style="bold")
     say(f"Written: {report['out']}/ ({', '.join(files(report))}, rewrite.json, README.md)", whole=True)
@@ -185,8 +187,13 @@ def _legend(part: Report, report: Report) -> list[str]:
     against = report["held_against"]
     said = [f"faster: than {against}, as people export it today; error: relative root mean square of the outputs"]
     said[0] += f" on {report['judged_on']['data']}" if not report["judged_on"]["labels"] else ""
+    return [*said, "figures without ± are of one short process, all files interleaved", *_doubts(part)]
+
+
+def _doubts(part: Report) -> list[str]:
+    """What the marks before figures mean."""
     shown = [entry["latency_ms"] for entry in part["forms"] if entry["latency_ms"] and entry["measured"] == "at length"]
-    said.append("figures without ± are of one short process, all files interleaved")
+    said = []
     if any(not each["converged"] and each["trusted"] for each in shown):
         said.append("~ its interval is wider than asked for: the machine was noisy")
     said += sorted({f"! not to be relied on: {each['why']}" for each in shown if not each["trusted"]})
