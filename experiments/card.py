@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
+from experiments.tables import batch, gains, markdown
 from objectives.model_file import ModelFile
 from objectives.outcome import Outcome
 from objectives.task import TASKS
@@ -34,9 +35,10 @@ def card_of(
     found = dict(found)
     written = found.pop("quality")
     columns, probable = found.pop("columns", signature.outputs), found.pop("probable", True)
+    version = found.pop("keras", "")  # of Keras, where a .keras file was written
     worse = TASKS[signature.kind].error(written["validation"]) - outcome.quality.error
-    batch = outcome.genotype.deployment.batch if to == "tflite" else None
-    steps = signature.time_steps
+    batch = {"tflite": outcome.genotype.deployment.batch, "streaming": 1}.get(to)
+    steps = found.pop("frames", signature.time_steps)
     shape = [batch, steps] if signature.vocabulary else [batch, steps, signature.features]
     given = [batch, steps, columns] if signature.sequences else [batch, columns]
     padding = None if not signature.masked else (0 if signature.vocabulary else PADDING)
@@ -47,6 +49,7 @@ def card_of(
         "study": study,
         "trial": point["trial"],
         "format": to,
+        **({"keras": version} if version else {}),
         "task": signature.kind,
         "input": {
             "name": "x",
@@ -68,6 +71,7 @@ def card_of(
         "latency_ms": {**point["latency_ms"], "of": of},
         "size_bytes": point["size_bytes"],
         "artifact": point["artifact"],
+        "twins": point.get("twins", []),
         "baseline": {
             "speedup": point["speedup"],
             "speedup_of": of,
@@ -82,8 +86,9 @@ def held_to(to: str, outcome: Outcome) -> list[str]:
     """What a written model must share with what was trained and measured: a float form every output, the measured file
     its validation score.
     """
-    outputs = to != "tflite" or outcome.genotype.deployment.bits == "32"
-    return ["outputs"] * outputs + ["validation score"] * (to == "tflite")
+    measured = to in ("tflite", "streaming")
+    outputs = not measured or outcome.genotype.deployment.bits == "32"
+    return ["outputs"] * outputs + ["validation score"] * measured
 
 
 def _meaning(signature: Signature, columns: int, probable: bool) -> str:
@@ -101,6 +106,15 @@ def _units(signature: Signature) -> str:
 
 
 CALLS = {
+    "streaming": """import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+model = Interpreter("streaming.tflite", num_threads=1)
+model.allocate_tensors()
+call = model.get_signature_runner("serving_default")
+state = dict(np.load("states.npz"))  # once for each sequence
+for x in frames:  # each {dtype} {shape}
+    state = call(x=x, **state)
+    y = state.pop("y")  # the answer so far""",
     "tflite": """from ai_edge_litert.interpreter import Interpreter
 model = Interpreter("model.tflite", num_threads=1)
 model.allocate_tensors()
@@ -120,6 +134,10 @@ y = json.load(urllib.request.urlopen(url, json.dumps({{"inputs": x.tolist()}}).e
 from tf_keras.models import load_model
 model = load_model("model.keras")
 y = model(x, training=False).numpy()  # x: {dtype} {shape}""",
+    "keras3": """# import the module that registers layers of your own, if there are any
+from keras.models import load_model
+model = load_model("model.keras", compile=False)
+y = model(x, training=False).numpy()  # x: {dtype} {shape}""",
 }
 
 
@@ -127,7 +145,8 @@ def readme(card: dict[str, Any]) -> str:
     """The card in words, with the five lines that call the model."""
     quality, latency = card["quality"], card["latency_ms"]
     shape = "[" + ", ".join("batch" if size is None else str(size) for size in card["input"]["shape"]) + "]"
-    call = CALLS[card["format"]].format(dtype=card["input"]["dtype"], shape=shape, name=plain_name(card["study"]))
+    kind = "keras3" if card.get("keras", "").startswith("3") else card["format"]
+    call = CALLS[kind].format(dtype=card["input"]["dtype"], shape=shape, name=plain_name(card["study"]))
     score = f"{quality['metric']} {quality['test']:.4f} +- {quality['test_stderr']:.4f} on the test part"
     compared = card["verification"]
     lines = [
@@ -146,5 +165,9 @@ def readme(card: dict[str, Any]) -> str:
     ]
     if card["input"]["padding"] is not None:
         lines.append(f"- Shorter sequences are filled up at their end with {card['input']['padding']:g}.")
+    lines += [f"- Training, {line}." for line in gains(card)]
     lines += ["", "```python", call, "```", ""]
+    if curve := card.get("batch_curve"):
+        title = f"Its .tflite made for calls of other batch sizes, measured in one sitting. {curve['text']}".rstrip()
+        lines.append(markdown(title, batch(card)))
     return "\n".join(lines)

@@ -14,10 +14,12 @@ from experiments.spec import read
 from objectives.bench import Bench
 from objectives.data import load
 from objectives.latency.devices import device
+from search.history import known_space
 from search.isolate import CallFailed, Child, ChildDied
 from spaces.errors import ModelError
+from spaces.gene import PREFIX, Gene
 from spaces.genotype import Architecture
-from spaces.record import to_json
+from spaces.record import from_json, to_json
 
 
 def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
@@ -34,10 +36,13 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
     data = load(spec.task, seed=spec.study.seed, root=spec.root)
     spec.space.check(spec.task.kind, data.signature.time_steps)
     bench = spec.bench(home="")
-    model = looked_at(bench) if bench.model else None
+    accelerated = bench.training.accelerator in ("gpu", "tpu")
+    looked = looked_at(bench) if bench.model or bench.hypermodel or accelerated else {}
+    model, explored = looked.get("model"), looked.get("hypermodel")
+    known_space(spec.plan(home=""), looked)
+    cells = [spec.space.hypermodel] if spec.space.hypermodel else spec.space.cell
     forms = {
-        cell: len(spec.space.deployments(Architecture(cell, spec.space.units[0]), data.signature))
-        for cell in spec.space.cell
+        cell: len(spec.space.deployments(Architecture(cell, spec.space.units[0]), data.signature)) for cell in cells
     }
     found: dict[str, Any] = {
         "study": spec.study.name,
@@ -49,6 +54,8 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
     }
     if model and bench.model:
         found["model"] = {"name": bench.model.name, **model}
+    if explored:
+        found["hypermodel"] = explored
     if as_json:
         print_json(found)
         return
@@ -61,21 +68,26 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
         layers = f"{model['recurrent']} recurrent layer{'s' * (model['recurrent'] != 1)}"
         kept = f"{len(model['forms'])} forms with the same weights"
         click.echo(f"  baseline    {bench.model.name}, of {model['family']}: {layers}, {kept}")
+    if explored:
+        kind = "trains its models by itself" if explored["compiled"] else "leaves training to brisk"
+        click.echo(f"  hypermodel  {spec.space.hypermodel}, of {explored['family']}, {kind}; its hyperparameters:")
+        for gene in (from_json(Gene, plain) for plain in explored["genes"]):
+            click.echo(f"              {gene.key.removeprefix(PREFIX)}: {gene.range}")
     click.echo(f"Next: brisk run {spec_name}")
 
 
 def looked_at(bench: Bench) -> dict[str, Any]:
-    """What a worker finds of the user's own model; raises ModelError where it cannot be used."""
+    """What a worker finds of the user's own model, and of the user's code; raises InputError where they do not fit."""
     with tempfile.TemporaryDirectory(prefix="brisk-") as home:
         child = Child(home=Path(home), name="check")
         try:
             prepared = child.call("objectives.judge:prepare", {"bench": to_json(replace(bench, home=home))})
         except (ChildDied, CallFailed) as error:
-            raise ModelError(f"baseline.model: {bench.model and bench.model.path} cannot be opened: {error}") from None
+            files = [file.path for file in (bench.model, bench.hypermodel) if file] or ["training.accelerator"]
+            raise ModelError(f"{' and '.join(files)} cannot be opened: {error}") from None
         finally:
             child.close()
-    found: dict[str, Any] = prepared["model"]
-    return found
+    return dict(prepared)
 
 
 def in_words(summary: dict[str, Any]) -> str:
@@ -83,6 +95,8 @@ def in_words(summary: dict[str, Any]) -> str:
     parts = " + ".join(f"{count} {part}" for part, count in summary["sequences"].items())
     step = f"tokens below {summary['vocabulary']}" if summary["vocabulary"] else f"{summary['features']} features"
     said = [f"{summary['kind']} of {summary['data']}: {parts} sequences", f"{summary['time_steps']} steps of {step}"]
+    if more := summary.get("unlabelled"):
+        said.append(f"{more} without labels")
     if summary["masked"]:
         said.append("lengths {} to {}, median {:g}".format(*(summary["lengths"][i] for i in (0, 2, 1))))
     if classes := summary.get("classes"):

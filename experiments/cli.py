@@ -80,7 +80,8 @@ def pick(study: str, rule: str, as_json: bool, home: Path) -> None:
 @click.argument("study")
 @click.option("--pick", "rule", metavar="RULE", help="The rule that chooses the point; by default knee.")
 @click.option("--trial", metavar="N", help="The trial to export, not a rule: a number, baseline, or rewrite-1 ...")
-@click.option("--to", required=True, metavar="FORM", help="tflite, savedmodel, tfserving or keras.")
+@click.option("--to", required=True, metavar="FORM", help="tflite, savedmodel, tfserving, keras or streaming.")
+@click.option("--frames", type=click.IntRange(min=1), help="Time steps a call of --to streaming; by default one frame.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that is absent or empty.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in the folder.")
 @json_option

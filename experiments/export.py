@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from experiments.batching import curve_for
 from experiments.card import card_of, held_to, plain_name, readme
 from experiments.landing import landing
 from experiments.publish import register
@@ -25,9 +28,10 @@ from spaces.errors import InputError, VerificationError, nearest
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
 
-FORMS = ("tflite", "savedmodel", "tfserving", "keras")
+FORMS = ("tflite", "savedmodel", "tfserving", "keras", "streaming")
 FLOAT_TOLERANCE = 1e-5  # of outputs, relative to the largest; float32 forms
 SCORE_TOLERANCE = 1e-6  # of what the same bytes score on the same data
+STREAM_TOLERANCE = 0.02  # of what a stream in narrow bits scores, which rounds its activations call by call
 TIMEOUT_S = 600.0
 
 
@@ -40,6 +44,7 @@ def export_point(
     to: str,
     out: Path,
     overwrite: bool,
+    frames: int | None,
     as_json: bool,
 ) -> None:
     """Export the point that `rule` or `trial` names, register it with MLflow, and say where it is.
@@ -48,6 +53,8 @@ def export_point(
     """
     if rule and trial:
         raise InputError("--pick and --trial both choose; give one of them")
+    if frames and to != "streaming":
+        raise InputError(f"--frames {frames}: only a stream takes so many time steps a call; add --to streaming")
     history = read(home, study)
     if history.plan.evaluator != "objectives.judge":
         raise InputError(
@@ -57,7 +64,18 @@ def export_point(
     signature = from_json(Signature, history.prepared["signature"])
     outcome = latest(history, name)
     bench = replace(history.bench, home=str(home.resolve()))
-    card = export(bench, signature, outcome, point, study=study, to=to, out=out, overwrite=overwrite)
+    card = export(
+        bench,
+        signature,
+        outcome,
+        point,
+        study=study,
+        to=to,
+        out=out,
+        overwrite=overwrite,
+        frames=frames,
+        curve=lambda child: curve_for(history, bench, name, outcome, child),
+    )
     registered = register(home, history, name, Cache(home).artifact(point["artifact"]["sha256"]), signature)
     if as_json:
         print_json({**card, "out": str(out), "registered": registered})
@@ -107,31 +125,47 @@ def export(
     to: str,
     out: Path,
     overwrite: bool = False,
+    frames: int | None = None,
+    curve: Callable[[Child], dict[str, Any] | None] = lambda child: None,
 ) -> dict[str, Any]:
-    """Write `outcome` in form `to` into `out` and return its card; `point` is its entry in the JSON of `show`.
+    """Write `outcome` in form `to` into `out` and return its card; `point` is its entry in the JSON of `show`, `curve`
+    gives its "batch_curve", in the process that wrote, once what was written is verified.
 
     Raises InputError where `to` is unknown, `out` is taken or what was trained is no longer there, VerificationError
     where what was written is not what was trained; nothing is left in `out` then.
     """
     if to not in FORMS:
         raise InputError(f"--to {to}: no such form; {nearest(to, FORMS)}")
-    if to != "tflite" and (file := bench.file_of(outcome.genotype)):
+    file = bench.file_of(outcome.genotype)
+    if to == "streaming" and outcome.genotype.architecture.hypermodel:
+        raise InputError(
+            f"--to streaming: {point['trial']} is built by your own {file and file.name}; export it --to keras, and "
+            "give that file to `brisk rewrite --streaming`"
+        )
+    if to != "tflite" and file and outcome.genotype.architecture.model:
         raise InputError(
             f"--to {to}: {point['trial']} is your own {file.name}, of which brisk makes .tflite files only; "
             f"give --to tflite, and use {file.path} itself for the rest"
         )
-    with landing(out, overwrite) as folder:
+    maker = Child(home=Path(bench.home), name="export")
+    with landing(out, overwrite) as folder, closing(maker):
         request = {"bench": to_json(bench), "to": to, "folder": str(folder)}
-        written = _fresh(
-            bench.home,
+        written = maker.call(
             "experiments.exporters:write",
-            {**request, "outcome": to_json(outcome), "name": plain_name(study)},
+            {
+                **request,
+                "outcome": to_json(outcome),
+                "name": plain_name(study),
+                "frames": frames or outcome.genotype.architecture.frame_stack,
+            },
+            timeout_s=TIMEOUT_S,
         )
         asked = {**request, "path": written["path"], "genotype": to_json(outcome.genotype)}
         found = proof(bench.home, "experiments.exporters:verify", asked)
         (folder / "oracle.npy").unlink()
         judge(found, to, outcome)
         card = card_of(signature, outcome, point, found, study=study, to=to, model=bench.file_of(outcome.genotype))
+        card["batch_curve"] = curve(maker)
         (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(card), encoding="utf-8")
         if signature.labels:
@@ -142,20 +176,13 @@ def export(
 def proof(home: str, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """What a function finds of the written model in a fresh process; VerificationError where it cannot even look."""
     try:
-        return _fresh(home, function, arguments)
+        with closing(Child(home=Path(home), name="export-proof")) as child:
+            found: dict[str, Any] = child.call(function, arguments, timeout_s=TIMEOUT_S)
+            return found
     except (ChildDied, CallFailed) as error:
         raise VerificationError(
             f"what was written could not be loaded and run: {error}. Nothing was left in place; please report this"
         ) from None
-
-
-def _fresh(home: str, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    child = Child(home=Path(home), name="export")
-    try:
-        done: dict[str, Any] = child.call(function, arguments, timeout_s=TIMEOUT_S)
-        return done
-    finally:
-        child.close()
 
 
 def judge(found: dict[str, Any], to: str, outcome: Outcome) -> None:
@@ -172,7 +199,8 @@ def judge(found: dict[str, Any], to: str, outcome: Outcome) -> None:
             f"({allowed:.1g} is allowed)"
         )
     scored, recorded = found["quality"]["validation"], outcome.quality.validation
-    if "validation score" in held and not abs(scored - recorded) <= SCORE_TOLERANCE * max(1.0, abs(recorded)):
+    near = STREAM_TOLERANCE if to == "streaming" else SCORE_TOLERANCE
+    if "validation score" in held and not abs(scored - recorded) <= near * max(1.0, abs(recorded)):
         wrong.append(f"scores {scored:.7g} on the validation part, where the study recorded {recorded:.7g}")
     if wrong:
         raise VerificationError(

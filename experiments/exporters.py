@@ -7,6 +7,8 @@ raw inputs to outputs. Writing and judging happen in two processes, so that noth
 from __future__ import annotations
 
 import hashlib
+import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +20,19 @@ from numpy.typing import NDArray
 from objectives.bench import Bench
 from objectives.cache import Cache
 from objectives.data import Dataset, loaded
-from objectives.deployment.interpreter import predict
+from objectives.deployment.interpreter import Session, predict
+from objectives.deployment.quantize import quantize
 from objectives.model_file import answered, fed, probable
 from objectives.origin import Origin, origin_of
 from objectives.outcome import Outcome
 from objectives.task import TASKS
 from objectives.trained import Trained
-from spaces.backend import keras, tf
-from spaces.errors import StudyError, VerificationError
+from spaces.backend import tf
+from spaces.errors import ModelError, StudyError, VerificationError
 from spaces.genotype import Genotype
+from spaces.lowering.load import load
 from spaces.record import from_json
+from spaces.signature import PADDING
 
 ROWS = 256  # of the test part, on which outputs are compared with the trained model's; and of one call
 AGAIN = "run the study again under a --name of its own"
@@ -35,42 +40,73 @@ Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Exporter:
-    """One form: `write(model, artifact, folder, name)` gives the path to load, `open` loads it in another process."""
+class Made:
+    """What there is of a candidate: its model, the file that was measured, and how a stream would take it."""
 
-    write: Callable[[Any, Path, Path, str], Path]
+    origin: Origin
+    outcome: Outcome
+    artifact: Path
+    frames: int
+    quantize_head: bool
+
+    @property
+    def serving(self) -> Any:
+        """The float Keras model."""
+        origin: Any = self.origin
+        assert origin.trains, "a model of the user's own is exported as .tflite only"
+        return origin.serving
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One form: `write(made, folder, name)` gives the path to load, `open` loads it in another process."""
+
+    write: Callable[[Made, Path, str], Path]
     open: Callable[[Path], Run]
 
 
-def _write_tflite(model: Any, artifact: Path, folder: Path, name: str) -> Path:
+def _write_tflite(made: Made, folder: Path, name: str) -> Path:
     try:
-        content = artifact.read_bytes()
+        content = made.artifact.read_bytes()
     except OSError as error:
-        raise StudyError(f"the model file {artifact} cannot be read ({error.strerror}); {AGAIN}") from None
-    if hashlib.sha256(content).hexdigest() != artifact.stem:
-        raise VerificationError(f"{artifact} is not the file that was measured. Nothing was left in place; {AGAIN}")
+        raise StudyError(f"the model file {made.artifact} cannot be read ({error.strerror}); {AGAIN}") from None
+    if hashlib.sha256(content).hexdigest() != made.artifact.stem:
+        raise VerificationError(
+            f"{made.artifact} is not the file that was measured. Nothing was left in place; {AGAIN}"
+        )
     path = folder / "model.tflite"
     path.write_bytes(content)
     return path
 
 
-def _write_keras(model: Any, artifact: Path, folder: Path, name: str) -> Path:
-    model.save(folder / "model.keras")
+def _write_keras(made: Made, folder: Path, name: str) -> Path:
+    made.serving.save(folder / "model.keras")
     return folder / "model.keras"
 
 
-def _write_saved_model(model: Any, artifact: Path, folder: Path, name: str) -> Path:
-    return _save(model, folder / "saved_model")
+def _write_saved_model(made: Made, folder: Path, name: str) -> Path:
+    return _save(made.serving, folder / "saved_model")
 
 
-def _write_tfserving(model: Any, artifact: Path, folder: Path, name: str) -> Path:
+def _write_tfserving(made: Made, folder: Path, name: str) -> Path:
     (folder / "model.config").write_text(
         "model_config_list {\n  config {\n"
         f'    name: "{name}"\n    base_path: "/models/{name}"\n    model_platform: "tensorflow"\n'
         "  }\n}\n",
         encoding="utf-8",
     )
-    return _save(model, folder / "models" / name / "1")
+    return _save(made.serving, folder / "models" / name / "1")
+
+
+def _write_streaming(made: Made, folder: Path, name: str) -> Path:
+    """One step of a stream, and beside it the states that a sequence begins with."""
+    assert isinstance(made.origin, Trained), "a model of the user's own streams by `brisk rewrite`"
+    floats, first = made.origin.stream(made.frames)
+    path = folder / "streaming.tflite"
+    path.write_bytes(quantize(floats, made.outcome.genotype.deployment.bits, head=made.quantize_head))
+    starts: dict[str, Any] = {state: array[None] for state, array in first.items()}
+    np.savez(folder / "states.npz", **starts)
+    return path
 
 
 def _save(model: Any, folder: Path) -> Path:
@@ -82,7 +118,8 @@ def _save(model: Any, folder: Path) -> Path:
         return {"y": model(x, training=False)}
 
     module = tf.Module()
-    module.weights = model.variables  # tracked, so that the checkpoint holds them
+    # Tracked, so that the checkpoint holds them; Keras 3 keeps TensorFlow's variables inside its own.
+    module.weights = [getattr(each, "_value", each) for each in model.variables]
     module.serve = serve
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
     return folder
@@ -92,9 +129,40 @@ def _open_tflite(path: Path) -> Run:
     return lambda x: predict(path, x)
 
 
+def _open_streaming(path: Path) -> Run:
+    """Call by call, the frames of a sequence one after the other; rows of several lengths each up to their end."""
+    session = Session(path)
+    with np.load(path.with_name("states.npz")) as kept:
+        first = {name: kept[name] for name in kept.files}
+
+    def run(x: NDArray[Any]) -> NDArray[np.float32]:
+        frames = session.shape("x")[1]
+        state = {name: np.repeat(array, len(x), axis=0) for name, array in first.items()}
+        steps = []
+        for at in range(0, x.shape[1], frames):
+            answer = session.run({"x": x[:, at : at + frames], **state})
+            steps.append(answer.pop("y"))
+            state = answer
+        if steps[0].ndim > 2:
+            return np.concatenate(steps, axis=1)
+        padded = x == 0 if x.ndim == 2 else (x == np.float32(PADDING)).all(axis=-1)
+        ends = x.shape[1] - (~padded[:, ::-1]).argmax(axis=1) if frames == 1 else np.full(len(x), x.shape[1])
+        answers: NDArray[np.float32] = np.stack(steps, axis=1)
+        last: NDArray[np.float32] = answers[np.arange(len(x)), ends // frames - 1]
+        return last
+
+    return run
+
+
 def _open_keras(path: Path) -> Run:
-    model = keras.models.load_model(path)
-    return lambda x: np.asarray(model.predict(x, batch_size=ROWS, verbose=0))
+    try:
+        model = load(path, unsafe=True)  # it was written a moment ago, of code that runs anyway
+    except ModelError as error:
+        raise VerificationError(
+            f"the written model does not load by itself: {error}. Nothing was left in place; register the layers of "
+            "your own (keras.saving.register_keras_serializable), or export tflite or savedmodel"
+        ) from error
+    return lambda x: model.answers([x])[0]
 
 
 def _open_saved_model(path: Path) -> Run:
@@ -117,10 +185,13 @@ EXPORTERS: dict[str, Exporter] = {
     "keras": Exporter(_write_keras, _open_keras),
     "savedmodel": Exporter(_write_saved_model, _open_saved_model),
     "tfserving": Exporter(_write_tfserving, _open_saved_model),
+    "streaming": Exporter(_write_streaming, _open_streaming),
 }
 
 
-def write(bench: dict[str, Any], outcome: dict[str, Any], to: str, folder: str, name: str) -> dict[str, Any]:
+def write(
+    bench: dict[str, Any], outcome: dict[str, Any], to: str, folder: str, name: str, frames: int = 1
+) -> dict[str, Any]:
     """Write one form into `folder`; beside it, for `verify`, what the trained Keras model answers on held-out rows.
 
     Raises DataError where the data have changed since the study, StudyError where its trained weights or the artifact
@@ -130,18 +201,20 @@ def write(bench: dict[str, Any], outcome: dict[str, Any], to: str, folder: str, 
     assert known.artifact, "only candidates with an artifact are exported"
     data = loaded(where)
     origin = _origin(where, data, known.genotype)
-    serving = origin.serving if isinstance(origin, Trained) else None
-    path = EXPORTERS[to].write(serving, Cache(where.home).artifact(known.artifact.sha256), Path(folder), name)
+    artifact = Cache(where.home).artifact(known.artifact.sha256)
+    made = Made(origin, known, artifact, frames, where.quantize_head)
+    path = EXPORTERS[to].write(made, Path(folder), name)
     np.save(Path(folder) / "oracle.npy", origin.answer(data.test.x[:ROWS]))
     return {"path": str(path)}
 
 
 def _origin(bench: Bench, data: Dataset, genotype: Genotype) -> Origin:
     """The float model behind a genotype, with the weights that were measured."""
-    origin = origin_of(bench, data, genotype)
-    if isinstance(origin, Trained) and not origin.recall():
+    origin: Any = origin_of(bench, data, genotype)
+    if origin.trains and not origin.recall():
         raise StudyError(f"{Cache(bench.home).folder} has no weights that these versions trained; {AGAIN}")
-    return origin
+    found: Origin = origin
+    return found
 
 
 def verify(bench: dict[str, Any], genotype: dict[str, Any], to: str, path: str, folder: str) -> dict[str, Any]:
@@ -150,6 +223,10 @@ def verify(bench: dict[str, Any], genotype: dict[str, Any], to: str, path: str, 
     """
     where = from_json(Bench, bench)
     data, file = loaded(where), where.file_of(from_json(Genotype, genotype))
+    if where.hypermodel:
+        from objectives.built import hypermodel
+
+        hypermodel(where)  # registers the layers of the user's own
     task, run = TASKS[data.signature.kind], EXPORTERS[to].open(Path(path))
     validation, raw = (run(fed(part.x, file)) for part in (data.validation, data.test))
     validation, test = answered(validation, data.signature), answered(raw, data.signature)
@@ -167,6 +244,14 @@ def verify(bench: dict[str, Any], genotype: dict[str, Any], to: str, path: str, 
             "test": task.score(data.test.y, test),
             "test_stderr": task.stderr(data.test.y, test),
         },
+        **({"keras": _keras_of(Path(path))} if to == "keras" else {}),
+        **({"frames": Session(Path(path)).shape("x")[1]} if to == "streaming" else {}),
         "columns": raw.shape[-1] if raw.ndim > 1 else 1,
         "probable": probable(raw),
     }
+
+
+def _keras_of(path: Path) -> str:
+    """The version of Keras that wrote a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        return str(json.loads(archive.read("metadata.json"))["keras_version"])

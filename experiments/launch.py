@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from experiments.progress import Progress
-from experiments.publish import publish, sink
+from experiments.publish import publish, shows, sink
 from experiments.report import console, write
 from experiments.show import print_json
 from experiments.spec import Spec, read
@@ -116,7 +116,7 @@ def _work(study: Study, limits: Limits, outbox: Outbox | None) -> None:
 
         def hear(event: dict[str, Any]) -> None:
             progress(event)
-            if outbox and event["event"] == "told":
+            if outbox and event["event"] == "told" and shows(event["trial"]):
                 outbox.put(event["trial"], from_json(Outcome, event["outcome"]))
             elif outbox and event["event"] == "group":
                 outbox.show(summarise(study))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from experiments.report import bits, number, provenance
+from experiments.figures import number
+from experiments.report import bits, provenance
 from objectives.outcome import Outcome
 from search.ledger import form, title
 from spaces.record import to_json
@@ -18,7 +19,7 @@ SMALLER_IS_BETTER = ("rmse", "mae", "mse", "loss", "error")
 
 @dataclass(frozen=True)
 class Mark:
-    """One candidate as drawn: its figures, and its name."""
+    """One candidate as drawn: its figures, latency that of one sequence, and its name."""
 
     trial: int | str  # "baseline" where it is no trial
     x_ms: float
@@ -41,6 +42,13 @@ class Picture:
     baseline: Mark | None
     others: tuple[Mark, ...]
     over: tuple[Mark, ...]
+    batched: bool  # whether some take several sequences a call
+
+    @property
+    def x_label(self) -> str:
+        """The axis says what is timed; calls of different batch sizes compare by the sequence."""
+        timed = "one sequence of a call" if self.batched else "one call"
+        return f"latency of {timed}, ms (median, 95 % interval)"
 
     @property
     def y_label(self) -> str:
@@ -75,7 +83,8 @@ def picture(summary: Mapping[str, Any], outcomes: Sequence[tuple[int | str, Outc
     rest = [(n, o) for n, o in outcomes if n not in shown and o.quality and o.measurement]
     others = tuple(_outcome_mark(n, o) for n, o in rest if o.state != "infeasible")
     over = tuple(_outcome_mark(n, o) for n, o in rest if o.state == "infeasible")
-    return Picture(metric, metric.startswith(SMALLER_IS_BETTER), tested, front, baseline, others, over)
+    batched = any(p["latency_ms"]["batch"] > 1 for p in points) or any(o.genotype.deployment.batch > 1 for _, o in rest)
+    return Picture(metric, metric.startswith(SMALLER_IS_BETTER), tested, front, baseline, others, over, batched)
 
 
 def _mark(point: Mapping[str, Any]) -> Mark:
@@ -83,9 +92,9 @@ def _mark(point: Mapping[str, Any]) -> Mark:
     tested = found.get("test") is not None
     return Mark(
         trial=point["trial"],
-        x_ms=measured["median"],
-        low_ms=measured["ci"][0],
-        high_ms=measured["ci"][1],
+        x_ms=measured["median"] / measured["batch"],
+        low_ms=measured["ci"][0] / measured["batch"],
+        high_ms=measured["ci"][1] / measured["batch"],
         y=found["test"] if tested else found["validation"],
         stderr=(found.get("test_stderr") or 0.0) if tested else 0.0,
         size_kib=point["size_bytes"] / 1024,
@@ -99,7 +108,8 @@ def _outcome_mark(trial: int | str, outcome: Outcome) -> Mark:
     plain, measured = to_json(outcome.genotype), outcome.measurement
     name = f"{title(plain)} · {outcome.genotype.deployment.bits} · {form(plain)}"
     size = outcome.artifact.size_bytes / 1024 if outcome.artifact else 0.0
-    return Mark(trial, measured.median_ms, *measured.ci_ms, outcome.quality.validation, 0.0, size, name)
+    x_ms, low_ms, high_ms = (each / measured.batch for each in (measured.median_ms, *measured.ci_ms))
+    return Mark(trial, x_ms, low_ms, high_ms, outcome.quality.validation, 0.0, size, name)
 
 
 def headline(summary: Mapping[str, Any], shown: Picture) -> list[str]:

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.curves import batches_html, curve_of, draw_batches
+from experiments.figures import number
 from experiments.picture import Mark, Picture, headline, picture, running_best, stairs, ticks, x_range, y_range
-from experiments.report import bits, latency, number, quality
+from experiments.report import bits, latency, quality
+from experiments.tables import COMPRESSION, Rows, batch, batch_title, compression, markdown
 from objectives.outcome import Outcome
 from search.ledger import form, title
 
@@ -17,21 +20,25 @@ FRONT, BASELINE, OTHER = "#0072b2", "#d55e00", "#a6a6a6"  # Okabe and Ito's blue
 
 
 def front_png(summary: Mapping[str, Any], path: Path, outcomes: Sequence[tuple[int | str, Outcome]] = ()) -> Path:
-    """Draw the front into a PNG of 1600 x 1000 pixels; returns its path."""
+    """Draw the front into a PNG of 1600 x 1000 pixels, and below it the curve over batch sizes; returns its path."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     shown = picture(summary, outcomes)
-    figure = Figure(figsize=(10, 6.25), dpi=160, layout="constrained")
+    curve = curve_of(summary)
+    heights = (6.25, 3.0) if curve else (6.25,)
+    figure = Figure(figsize=(10, sum(heights)), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes, *below = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
+    if curve:
+        draw_batches(below[0], curve)
     axes.set_xscale("log")
     axes.set_yscale("log" if shown.log_y else "linear")
     axes.xaxis.set_major_locator(FixedLocator(ticks(x_range(shown))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("latency of one call, ms (median, 95 % interval)")
+    axes.set_xlabel(shown.x_label)
     axes.set_ylabel(shown.y_label)
     axes.set_title("\n".join(headline(summary, shown)), loc="left", fontsize=11)
     axes.grid(color="#e6e6e6", linewidth=0.7)
@@ -41,7 +48,7 @@ def front_png(summary: Mapping[str, Any], path: Path, outcomes: Sequence[tuple[i
     _frame(axes, shown)
     if shown.front or shown.baseline or shown.others:
         corner = "upper right" if shown.smaller_is_better else "lower right"
-        axes.legend(loc=corner, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)  # type: ignore[call-overload]
+        axes.legend(loc=corner, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     _label(figure, axes, shown)
     figure.savefig(path, format="png")
     return path
@@ -82,12 +89,18 @@ def front_html(summary: Mapping[str, Any], outcomes: Sequence[tuple[int | str, O
     )
     at = ticks(x_range(shown))
     span = [math.log10(end) for end in x_range(shown)]
-    x_title = "latency of one call, ms (median, 95 % interval)"
-    figure.update_xaxes(type="log", title=x_title, range=span, tickvals=at, ticktext=[f"{tick:g}" for tick in at])
+    figure.update_xaxes(type="log", title=shown.x_label, range=span, tickvals=at, ticktext=[f"{tick:g}" for tick in at])
     y_span = [math.log10(end) for end in y_range(shown)] if shown.log_y else y_range(shown)
     figure.update_yaxes(type="log" if shown.log_y else "linear", title=shown.y_label, range=y_span)
     drawing = figure.to_html(full_html=False, include_plotlyjs=True, div_id="front", config=CONTROLS)
-    return PAGE.format(title=html.escape(study), drawing=drawing, study=html.escape(study), table=_rows(summary))
+    return PAGE.format(
+        title=html.escape(study),
+        drawing=drawing,
+        study=html.escape(study),
+        table=_rows(summary),
+        compression=_set(COMPRESSION, compression(summary)),
+        batches=batches_html(curve) + _set(curve["text"], batch(summary)) if (curve := curve_of(summary)) else "",
+    )
 
 
 PLACES = ((-7, 4), (0, 16), (-7, 16), (9, -12), (0, 28), (0, -24))
@@ -102,13 +115,17 @@ body {{ font: 15px system-ui, sans-serif; margin: 1.5em auto; max-width: 1100px;
 #how {{ background: #f4f4f4; padding: .6em .8em; border-radius: 4px; overflow-x: auto }}
 .wide {{ overflow-x: auto }} table {{ border-collapse: collapse; width: 100% }}
 th, td {{ padding: .25em .7em; text-align: right }}
-th:nth-child(-n+4), td:nth-child(-n+4) {{ text-align: left }} tr:nth-child(even) {{ background: #f8f8f8 }}
+.front th:nth-child(-n+4), .front td:nth-child(-n+4) {{ text-align: left }}
+tr:nth-child(even) {{ background: #f8f8f8 }}
+.beside th:last-child, .beside td:last-child {{ text-align: left }}
 tr.baseline {{ font-weight: bold }}
 </style></head><body>
 {drawing}
 <p>Click a point to see how to take it:</p>
 <pre id="how">brisk export {study} --pick knee --to tflite --out DIR</pre>
 <div class="wide">{table}</div>
+{compression}
+{batches}
 <script>
 document.getElementById("front").on("plotly_click", function (click) {{
   var how = click.points[0].customdata;
@@ -220,10 +237,10 @@ def _rows(summary: Mapping[str, Any]) -> str:
     """The front as an HTML table, the baseline first."""
     heads = ("trial", "model", "bits", "form", "latency, ms", "faster", "quality", "size, KiB")
     baseline = summary.get("baseline")
-    lines = ["<table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
+    lines = ['<table class="front"><tr>' + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     for point in [
         *([baseline] if baseline else []),
-        *sorted(summary["front"], key=lambda p: p["latency_ms"]["median"]),
+        *sorted(summary["front"], key=lambda p: -p["throughput_per_s"]),
     ]:
         cells = (
             str(point["trial"]),
@@ -240,9 +257,26 @@ def _rows(summary: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "</table>"])
 
 
+def _set(title: str, rows: Rows) -> str:
+    """A table of `experiments.tables` as HTML below its title; "" where it has no rows."""
+    heads, cells = rows
+    if not cells:
+        return ""
+    lines = [("th", heads), *(("td", line) for line in cells)]
+    drawn = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) for tag, line in lines]
+    table = "\n".join(f"<tr>{row}</tr>" for row in drawn)
+    return f'<p>{html.escape(title)}</p><div class="wide"><table class="beside">{table}</table></div>'
+
+
 def drawings(
     summary: Mapping[str, Any], outcomes: Sequence[tuple[int | str, Outcome]], folder: Path
 ) -> dict[str, str | bytes]:
-    """The files that go beside the front in MLflow: `front.html` and `front.png`, by name."""
+    """The files that go beside the front in MLflow, by name: page, picture, and the tables beside the front."""
     png = front_png(summary, folder / "front.png", outcomes)
-    return {"front.html": front_html(summary, outcomes), "front.png": png.read_bytes()}
+    curve = summary.get("batch_curve")
+    tables = {
+        "compression.md": markdown(COMPRESSION, compression(summary)),
+        "batches.md": markdown(f"{batch_title(curve)} {curve['text']}", batch(summary)) if curve else "",
+    }
+    files: dict[str, str | bytes] = {"front.html": front_html(summary, outcomes), "front.png": png.read_bytes()}
+    return files | {name: table for name, table in tables.items() if table}

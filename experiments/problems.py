@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objectives.bench import TaskSpec
+from objectives.bench import ACCELERATORS, TaskSpec, TrainingSpec
 from objectives.latency.devices.device import DEVICES
 from objectives.latency.timing import period_s
 from objectives.objective import OBJECTIVES
-from objectives.sources import GENERATED
+from objectives.presets import GENERATED
 from objectives.task import TASKS
 from spaces.catalog import CELLS
 from spaces.errors import SpecError, nearest
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 """Of a trained model's file."""
+
+TEACHERS = ("baseline", "ensemble")
+MAX_HINTS = 1000.0
 
 LIMITS: dict[str, tuple[float, float]] = {
     "study.seed": (0, 2**31 - 1),
@@ -43,6 +46,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "training.patience": (1, 100_000),
     "training.clipnorm": (1e-6, 1e6),
     "training.temperature": (0.01, 100),
+    "training.ensemble": (1, 32),
     "search.memory_limit_mb": (256, 10_000_000),
 }
 
@@ -62,7 +66,12 @@ def problems(spec: Spec) -> Iterator[tuple[str, str]]:
     yield from ((f"space.{key}", problem) for key, problem in spec.space.problems(spec.task.kind))
     if spec.baseline:
         yield from _baseline_problems(spec.baseline, spec.task.kind, Path(spec.root))
+    if (accelerator := spec.training.accelerator) not in ACCELERATORS:
+        yield "training.accelerator", f"got {accelerator!r}; {nearest(accelerator, ACCELERATORS)}"
     yield from _distillation_problems(spec)
+    if spec.space.hypermodel and spec.training.distillation != (0.0,):
+        problem = f"got {list(spec.training.distillation)}, but {spec.space.hypermodel} trains its models by itself"
+        yield "training.distillation", f"{problem}; leave the key out"
 
 
 def _study_problems(spec: Spec) -> Iterator[tuple[str, str]]:
@@ -84,7 +93,7 @@ def _task_problems(task: TaskSpec) -> Iterator[tuple[str, str]]:
         yield "task.targets", f"got {task.targets!r}, but data = {task.data!r} holds its own; leave the key out"
     for key in ("time_steps", "samples"):
         if getattr(task, key) is not None and task.data not in GENERATED:
-            yield f"task.{key}", f"got {getattr(task, key)}; only {' and '.join(GENERATED)} are generated, leave it out"
+            yield f"task.{key}", f"got {getattr(task, key)}; only {', '.join(GENERATED)} are generated, leave it out"
 
 
 def _objective_problems(objectives: Objectives) -> Iterator[tuple[str, str]]:
@@ -124,10 +133,13 @@ def _baseline_problems(baseline: Baseline, kind: str, root: Path) -> Iterator[tu
     tables: dict[str, str] = {}
     for table in ("architecture", "training", "deployment"):
         for row in dataclasses.fields(getattr(genotype, table)):
+            if row.name == "values":  # of a hypermodel, which no baseline is
+                continue
             point[row.name] = (getattr(getattr(genotype, table), row.name),)
             tables[row.name] = table
-    if point.pop("distillation") != (0.0,):
-        yield "baseline.training.distillation", "the baseline has no teacher; leave the key out"
+    for key in ("distillation", "hints"):
+        if point.pop(key) != (0.0,):
+            yield f"baseline.training.{key}", "the baseline has no teacher; leave the key out"
     for key, problem in Space(**point).problems(kind):
         yield f"baseline.{tables[key]}.{key}", problem
 
@@ -150,11 +162,30 @@ def _model_problems(baseline: Baseline, root: Path) -> Iterator[tuple[str, str]]
 
 
 def _distillation_problems(spec: Spec) -> Iterator[tuple[str, str]]:
-    alphas = spec.training.distillation
+    training, unlabelled = spec.training, spec.task.unlabelled
+    alphas, hints = training.distillation, training.hints
+    if not hints or not all(0 <= weight <= MAX_HINTS for weight in hints) or len(set(hints)) < len(hints):
+        yield "training.hints", f"got {list(hints)}; name weights of the hint from 0 to {MAX_HINTS:g}, each once"
+    if training.teacher not in TEACHERS:
+        yield "training.teacher", f"got {training.teacher!r}; {nearest(training.teacher, TEACHERS)}"
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas) or len(set(alphas)) < len(alphas):
         yield "training.distillation", f"got {list(alphas)}; name shares of the teacher from 0 to 1, each once"
-    elif max(alphas) > 0 and not (spec.baseline and spec.baseline.teacher):
-        yield (
-            "training.distillation",
-            f"got {list(alphas)}, but nothing teaches; set baseline.teacher = true",
-        )
+    elif max(alphas) == 0:
+        yield from _untaught_problems(training, unlabelled)
+    elif training.teacher == "ensemble" and 0 not in alphas:
+        problem = f"got {list(alphas)}, but an ensemble is chosen among those that had no teacher; add 0 to the list"
+        yield "training.distillation", problem
+    elif training.teacher == "baseline" and not (spec.baseline and spec.baseline.teacher):
+        remedy = 'set baseline.teacher = true, or training.teacher = "ensemble"'
+        yield "training.distillation", f"got {list(alphas)}, but nothing teaches; {remedy}"
+
+
+def _untaught_problems(training: TrainingSpec, unlabelled: str) -> Iterator[tuple[str, str]]:
+    """What a teacher alone is good for, where none is asked for."""
+    remedy = "set training.distillation to shares of it in the loss, as in [0.0, 0.5]"
+    if unlabelled:
+        yield "task.unlabelled", f"got {unlabelled!r}, but unlabelled data teach nothing without a teacher; {remedy}"
+    if training.hints and max(training.hints) > 0:
+        yield "training.hints", f"got {list(training.hints)}, but hints come from a teacher; {remedy}"
+    if training.teacher == "ensemble":
+        yield "training.teacher", f"got 'ensemble', but nothing is distilled; {remedy}"

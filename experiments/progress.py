@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.report import ASCII, console, duration, number
+from experiments.figures import number
+from experiments.report import ASCII, console, duration
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from search.ledger import form, title

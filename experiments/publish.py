@@ -25,14 +25,14 @@ def sink(home: Path, history: History) -> Callable[[], Projection]:
 
 def publish(home: Path, history: History) -> str:
     """Make MLflow show the study as it is, its front as page, picture and table; gives why it could not, or ""."""
-    from experiments.plots import drawings
-
     summary = summarise(history)
     try:
+        from experiments.plots import drawings
+
         with tempfile.TemporaryDirectory(prefix="brisk-") as folder:
             files = drawings(summary, list(history.candidates.items()), Path(folder))
         project(*store(home, history.plan.tracking), history.name, summary, shown(history), files)
-    except Exception as error:  # whatever MLflow raises: the study is complete without it
+    except Exception as error:  # whatever MLflow or a drawing raises: the study is complete without it
         return f"{type(error).__name__}: {error}".splitlines()[0][:300]
     return ""
 
@@ -58,11 +58,16 @@ def register(home: Path, history: History, trial: Key, model: Path, signature: S
     return f"Its .tflite is registered with MLflow as {history.name} version {version}, alias exported."
 
 
+def shows(name: Key) -> bool:
+    """Whether MLflow gives a candidate a run: those beside the trials that may not be on the front have none."""
+    return not str(name).startswith(("twin-", "batch-"))
+
+
 def shown(history: History) -> list[tuple[Key, Outcome]]:
     """Every outcome as it is known best, baseline and rewrites with them."""
     told: dict[Key, Outcome] = {}
     told.update(history.candidates.items())
-    told.update(history.finals)
+    told.update((name, outcome) for name, outcome in history.finals.items() if shows(name))
     if history.baseline:
         told.setdefault("baseline", history.baseline)
     return list(told.items())

@@ -11,11 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.figures import number
+from experiments.tables import COMPRESSION, batch, batch_title, chosen, compression, drawn, gains
 from search.ledger import form, title
 from spaces.catalog import asked_bits
 
 NARROW, SLIM = 100, 78  # columns: below the first, bits and form share one; below the second, less is shown
 PIPE_COLUMNS = 120  # where nobody's window limits the width
+
+NOISY = "~ its interval is wider than asked for: the machine was noisy"
 
 REHEARSAL = "REHEARSAL: invented figures"
 
@@ -63,14 +67,16 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     if front or baseline:
         to.print(table(summary, to.width, ascii_only=say.ascii_only))
         _say_footnotes([*front, *([baseline] if baseline else [])], say)
+    _write_beside(summary, to, say)
     say("")
     say(counts_line(summary))
     if why := ENDED.get(summary.get("ended", "")):
         say(why)
     for line in failure_lines(summary["failures"]):
         say(line, style="red")
-    if line := split_line(summary):
-        say(line)
+    for line in (split_line(summary), training_line(summary)):
+        if line:
+            say(line)
     if rehearsal:
         say("Next: the same command without --rehearse")
     elif front:
@@ -78,6 +84,25 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
         say(f"      brisk export {name} --pick knee --to tflite --out DIR", whole=True)
     elif not summary["counts"].get("running"):
         say("Nothing is on the front: loosen a bound under [objectives], or give it more trials with --trials.")
+
+
+def _write_beside(summary: Mapping[str, Any], to: Console, say: _Speaker) -> None:
+    """What each technique bought, and the chosen model by batch size."""
+    padding = 1 if to.width < NARROW else 2
+    if summary.get("compression"):
+        say("")
+        say(COMPRESSION)
+        shown = chosen(compression(summary), (0, 2, 5)) if to.width < SLIM else compression(summary)
+        to.print(drawn(shown, say.plain, padding=padding))
+    if curve := summary.get("batch_curve"):
+        say("")
+        say(batch_title(curve))
+        shown = chosen(batch(summary), (0, 1, 3, 5)) if to.width < SLIM else batch(summary)
+        to.print(drawn(shown, say.plain, padding=padding, left=(-1,)))
+        if any(cell.startswith("~") for row in shown[1] for cell in row):
+            say(NOISY, style="dim")
+        if curve["text"]:
+            say(curve["text"])
 
 
 def provenance(baseline: Mapping[str, Any]) -> str:
@@ -94,6 +119,8 @@ def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Consol
         say(REHEARSAL, style="bold")
     ascii_only = say.ascii_only
     to.print(table({**summary, "front": [point]}, to.width, ascii_only=ascii_only))
+    for line in gains(point):
+        say(line)
 
 
 def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -> Table:
@@ -152,12 +179,6 @@ def quality(found: Mapping[str, Any]) -> str:
     return f"{found['test']:.3f}" + (f"±{error:.3f}" if error is not None else "")
 
 
-def number(value: float) -> str:
-    """Three significant digits without an exponent."""
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3 if value >= 0.1 else 4
-    return f"{value:.{digits}f}"
-
-
 def counts_line(summary: Mapping[str, Any]) -> str:
     """How many trials ended how, the hypervolume and the wall time."""
     counts = {state: count for state, count in summary["counts"].items() if count}
@@ -191,6 +212,14 @@ def split_line(summary: Mapping[str, Any]) -> str:
     return "Wall time: " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in shares.items())
 
 
+def training_line(summary: Mapping[str, Any]) -> str:
+    """How fast the study trained; "" where it trained nothing."""
+    training = summary.get("training") or {}
+    if not training.get("sequences"):
+        return ""
+    return f"Trained on {training['sequences']:,} sequences, {training['sequences_per_s']:,.0f} a second in each worker"
+
+
 def duration(seconds: float) -> str:
     """A duration as a person says it: "48 s", "3 min 51 s", "2 h 05 min"."""
     whole = round(seconds)
@@ -209,7 +238,11 @@ class _Speaker:
 
     def __call__(self, line: str, style: str = "", whole: bool = False) -> None:
         """One line; a `whole` one is never wrapped, for it is there to be copied."""
-        self._to.print(Text(line.translate(ASCII) if self.ascii_only else line, style=style), soft_wrap=whole)
+        self._to.print(Text(self.plain(line), style=style), soft_wrap=whole)
+
+    def plain(self, line: str) -> str:
+        """The line as the stream can print it."""
+        return line.translate(ASCII) if self.ascii_only else line
 
 
 def _say_footnotes(points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
@@ -219,7 +252,7 @@ def _say_footnotes(points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
             style="dim",
         )
     if any(latency(point["latency_ms"]).startswith("~") for point in points):
-        say("~ its interval is wider than asked for: the machine was noisy", style="dim")
+        say(NOISY, style="dim")
     for why in sorted(
         {point["latency_ms"].get("why", "") for point in points if point["latency_ms"].get("trusted") is False}
     ):

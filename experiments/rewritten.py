@@ -15,7 +15,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from experiments.report import ASCII, NARROW, console, number
+from experiments.figures import number
+from experiments.report import ASCII, NARROW, console
 from objectives.latency.devices.local import processor
 from spaces.catalog import asked_bits
 

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.problems import problems
 from experiments.table import Place, override, record
 from objectives.bench import Bench, TaskSpec, TrainingSpec
-from objectives.model_file import ModelFile, sha256_of
+from objectives.model_file import ModelFile, code, sha256_of
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions
 from objectives.sources import importable
@@ -20,6 +20,7 @@ from search.history import Plan
 from spaces.catalog import CELLS
 from spaces.errors import SpecError, nearest
 from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.hyperspace import KEYS
 from spaces.space import Space
 
 PRESETS = Path(__file__).parent / "presets"
@@ -162,6 +163,7 @@ class Spec:
             quantize_head=self.space.quantize_head,
             root=self.root,
             model=self.baseline.file(self.root) if self.baseline else None,
+            hypermodel=code(self.space.hypermodel, self.root) if self.space.hypermodel else None,
         )
 
     def plan(self, home: str) -> Plan:
@@ -217,7 +219,6 @@ def _refuse(tables: dict[str, Any], place: Place) -> None:
     later = {
         "objectives.latency.batch": "the batch is part of the candidate; set space.batch instead",
         "storage.optuna": "studies are kept in the home's own SQLite file for now; leave the key out",
-        "space.hypermodel": "spaces made by a hypermodel are not searched yet; name cell, units, ... for now",
     }
     for key, remedy in later.items():
         value: Any = tables
@@ -225,3 +226,8 @@ def _refuse(tables: dict[str, Any], place: Place) -> None:
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None:
             raise place.at(key).error(f"got {value!r}; {remedy}")
+    space = tables.get("space")
+    if isinstance(space, dict) and "hypermodel" in space:
+        for key in (row.name for row in dataclasses.fields(Space) if row.name in space and row.name not in KEYS):
+            problem = f"got {space[key]!r}, but space.hypermodel says what is built and trained; leave the key out"
+            raise place.at("space").at(key).error(problem)

@@ -113,7 +113,7 @@ def _value(hint: Any, value: Any, place: Place) -> Any:
     for kind in (hint, *get_args(hint)):  # `Baseline`, or `Baseline | None`
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             return record(kind, value, place)
-    given = str(value) if place.key.endswith(".bits") and type(value) is int else value  # bits = 8
+    given = str(value) if place.key.endswith((".bits", ".qat")) and type(value) is int else value  # bits = 8
     if get_origin(hint) is tuple:
         given = value if isinstance(value, list) else [value]
         if get_args(hint)[0] is str:  # bits = [32, "rec8"]

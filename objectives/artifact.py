@@ -19,3 +19,4 @@ class Artifact:
     realised_bits: dict[str, int]
     exporter: str  # for instance "brisk loop, 4 steps an iteration" or "Keras 3, static batch, TFLite dynamic range"
     format: str = "tflite"
+    compressed_bytes: int = 0  # of the file packed with zlib, as it travels: what zeros among the weights save

@@ -10,6 +10,9 @@ from objectives.model_file import ModelFile
 from objectives.outcome import Conditions
 from spaces.genotype import Genotype
 
+ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
+"""What `training.accelerator` may ask for: all devices of that kind, or of the fastest kind that there is."""
+
 Emit = Callable[[dict[str, Any]], None]
 """How a worker says what it is at: events, as JSON."""
 
@@ -23,13 +26,17 @@ class TaskSpec:
     metric: str = ""  # "" is the kind's own: accuracy, rmse, accuracy
     splits: tuple[float, float, float] = (0.6, 0.2, 0.2)
     targets: str = ""  # the .npy file of y, where `data` is a .npy file of x
+    unlabelled: str = ""  # a path or "module:function" of sequences that a teacher alone answers for
     time_steps: int | None = None  # of the generated presets "adding" and "parity"
     samples: int | None = None  # sequences to generate, for the same
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """The `[training]` table. `distillation` are the alphas searched; they need a baseline with `teacher = true`."""
+    """The `[training]` table. `distillation` are the alphas searched, `hints` the weights of the hint in the loss.
+
+    `teacher`: "baseline", which needs `baseline.teacher`, or "ensemble", the mean of the `ensemble` best of the study.
+    """
 
     epochs: int = 30
     batch_size: int = 32
@@ -37,6 +44,10 @@ class TrainingSpec:
     clipnorm: float = 1.0
     distillation: tuple[float, ...] = (0.0,)
     temperature: float = 2.0
+    hints: tuple[float, ...] = (0.0,)
+    teacher: str = "baseline"
+    ensemble: int = 3
+    accelerator: str = "auto"  # one of `ACCELERATORS`
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,24 @@ class Bench:
     conditions: Conditions
     bounds: dict[str, float]  # objective name -> bound, in the objective's unit
     home: str
-    teacher: Genotype | None = None  # the baseline, where it teaches
+    teacher: Genotype | None = None  # the baseline, where it teaches or may be of the ensemble
+    ensemble: tuple[Genotype, ...] = ()  # the study's best, once they are settled
     quantize_head: bool = False  # of our lowerings; it saves nothing and costs the most error
     root: str = ""  # folder that relative data paths start from (the spec's)
     extra: dict[str, str] = field(default_factory=dict)
     data_digest: str = ""  # of the data that the study was begun on; "" before they were read
     model: ModelFile | None = None  # the user's own trained model, where that is the baseline
+    hypermodel: ModelFile | None = None  # the user's code that builds the candidates, where brisk does not
+
+    @property
+    def teachers(self) -> tuple[Genotype, ...]:
+        """Whom the distilled candidates learn from; more than one teach their mean."""
+        if self.training.teacher == "ensemble":
+            return self.ensemble
+        return (self.teacher,) if self.teacher else ()
 
     def file_of(self, genotype: Genotype) -> ModelFile | None:
-        """The file behind a genotype; None for a candidate of the space."""
+        """What is the user's behind a genotype; None where all is brisk's."""
+        if genotype.architecture.hypermodel:
+            return self.hypermodel
         return self.model if genotype.architecture.model else None

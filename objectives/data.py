@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from objectives.bench import Bench, TaskSpec
 from objectives.sequences import Sequences, check_padding, sequences
 from objectives.sources import PARTS, gather
+from objectives.unlabelled import unlabelled
 from spaces.errors import DataError
 from spaces.record import digest
 from spaces.signature import Signature
@@ -38,7 +39,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a study is trained, searched and tested on. `digest` changes with any of it; `summary` is for people."""
+    """What a study is trained, searched and tested on; `summary` is for people.
+
+    `digest` changes with any of it but the `unlabelled` sequences (`objectives.unlabelled`), which have their own.
+    """
 
     signature: Signature
     train: Split
@@ -46,6 +50,18 @@ class Dataset:
     test: Split
     digest: str
     summary: dict[str, Any]
+    unlabelled: Split | None = None
+    unlabelled_digest: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Names all of the data."""
+        return digest(self.digest, self.unlabelled_digest) if self.unlabelled else self.digest
+
+    @property
+    def taught_x(self) -> Array:
+        """What a teacher is asked: x of the training part, then of the unlabelled sequences."""
+        return np.concatenate([self.train.x, self.unlabelled.x]) if self.unlabelled else self.train.x
 
 
 def loaded(bench: Bench) -> Dataset:
@@ -54,10 +70,11 @@ def loaded(bench: Bench) -> Dataset:
     Raises DataError where they are not those that the study was begun on.
     """
     data = _loaded(bench.task, bench.seed, bench.root)
-    if bench.data_digest not in ("", data.digest):
+    if bench.data_digest not in ("", data.whole):
+        names = " or ".join(filter(None, (bench.task.data, bench.task.unlabelled)))
         raise DataError(
-            f"task.data: {bench.task.data} has changed since the study read it (digest {bench.data_digest} then, "
-            f"{data.digest} now); put the old data back, or give a study of the new ones a name of its own with --name"
+            f"task.data: {names} has changed since the study read it (digest {bench.data_digest} then, "
+            f"{data.whole} now); put the old data back, or give a study of the new ones a name of its own with --name"
         )
     return data
 
@@ -83,11 +100,14 @@ def load(task: TaskSpec, *, seed: int, root: str) -> Dataset:
     splits = {name: Split(parts[name].x, parts[name].y) for name in PARTS}
     arrays = [array for split in splits.values() for array in (split.x, split.y)]
     forms = [(array.dtype.str, array.shape) for array in arrays]
+    more = unlabelled(task, signature, root=root) if task.unlabelled else None
     return Dataset(
         signature=signature,
         **splits,
         digest=digest(dataclasses.asdict(signature), forms, *(array.tobytes() for array in arrays)),
-        summary=_summary(parts, signature, task),
+        summary=_summary(parts, signature, task) | ({"unlabelled": len(more.x)} if more else {}),
+        unlabelled=Split(more.x, more.y) if more else None,
+        unlabelled_digest=digest(more.x.tobytes(), more.y.tobytes()) if more else "",
     )
 
 

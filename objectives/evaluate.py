@@ -12,6 +12,7 @@ JSON goes in, outcomes go out as events. What fails is one form at one stage; a 
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from objectives.objective import OBJECTIVES
 from objectives.origin import origin_of
 from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome, Quality
 from objectives.task import TASKS
-from spaces.catalog import asked_bits
+from spaces.catalog import STATIC_BITS, asked_bits
 from spaces.errors import CandidateError
 from spaces.genotype import Genotype
 from spaces.record import digest, from_json, to_json
@@ -92,7 +93,7 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     """The file of one form with the group's weights of the moment; `stage` tells trained weights from untrained."""
     asked = group.forms[form].deployment
     group.emit({"event": "stage", "stage": "lower", "form": form, "detail": stage})
-    ours = asked.lowering != "keras" and asked.bits != "full8"  # else the stock converter does the quantising
+    ours = asked.lowering != "keras" and asked.bits not in STATIC_BITS  # else the stock converter does the quantising
     converted = replace(asked, bits="32") if ours else asked
     if (content := group.lowered.get((stage, converted))) is None:
         content = group.origin.lower(converted)
@@ -104,7 +105,9 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
         group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
         content = quantize(content, asked.bits, head=group.bench.quantize_head)
     sha256 = group.cache.keep_artifact(content)
-    return Artifact(sha256, len(content), asked.batch, realised_bits(content), group.origin.exporter(asked))
+    packed = len(zlib.compress(content))
+    made = group.origin.exporter(asked)
+    return Artifact(sha256, len(content), asked.batch, realised_bits(content), made, compressed_bytes=packed)
 
 
 def _deploy(group: Group, form: int) -> None:
@@ -165,7 +168,7 @@ def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32], signa
 
 def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any], *, quantize_head: bool) -> tuple[str, ...]:
     """What a reader of the outcome should know: bits that came to nothing, the sparsity that was reached."""
-    notes = []
+    notes = list(history.get("notes", ()))  # of the training
     for role, bits in asked_bits(genotype.deployment.bits, head=quantize_head).items():
         realised = artifact.realised_bits.get(role)
         if realised is not None and realised != bits:

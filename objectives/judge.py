@@ -23,22 +23,31 @@ from spaces.record import from_json, to_json
 def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     """Load and check the data: their signature, digest and summary, and the error of a constant predictor.
 
-    The user's own model, where that is the baseline, is looked at too ("model", see `objectives.given`). Raises
-    DataError and ModelError where they cannot be used as they are.
+    The user's own model, where that is the baseline, is looked at too ("model", see `objectives.given`), and the user's
+    code, where that builds the candidates ("hypermodel", see `objectives.built`). Raises DataError, ModelError and
+    SpecError where they cannot be used as they are, and SpecError where there is no such accelerator as is asked for.
     """
     where = from_json(Bench, bench)
     data = loaded(where)
     task = TASKS[data.signature.kind]
     found = {
         "signature": to_json(data.signature),
-        "digest": data.digest,
+        "digest": data.whole,
         "summary": data.summary,
         "trivial_error": task.trivial_error(data.train.y, data.validation.y),
     }
+    if where.training.accelerator in ("gpu", "tpu"):
+        from objectives.training.accelerator import strategy_of
+
+        strategy_of(where.training.accelerator)  # now, rather than after the first candidates were measured
     if where.model:
         from objectives.given import look
 
         found["model"] = look(where, data)
+    if where.hypermodel:
+        from objectives.built import look as explore
+
+        found["hypermodel"] = explore(where, data)
     return found
 
 

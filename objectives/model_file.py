@@ -5,14 +5,18 @@ Light: the file is opened by `objectives.given`, in a worker.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.util
 from dataclasses import dataclass
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spaces.errors import SpecError
 from spaces.signature import PADDING, Signature
 
 Array = NDArray[Any]
@@ -20,7 +24,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A .keras or .h5 file or a SavedModel folder, with what opening it needs (`spaces.lowering.load`).
+    """A .keras or .h5 file or a SavedModel folder, with what opening it needs (`spaces.lowering.load`); or the code
+    that builds models, whose path is "module:build".
 
     `padding` is what it takes for the steps after a short sequence's end, once the model was looked at; None where it
     takes what the data have.
@@ -36,6 +41,28 @@ class ModelFile:
     def name(self) -> str:
         """What people call it."""
         return Path(self.path).name
+
+
+def code(place: str, root: str) -> ModelFile:
+    """The user's code "module:build", with the sha256 of its module and of those in `root` that it imports.
+
+    None of them is run. Raises SpecError where there is no such module.
+    """
+    module = place.partition(":")[0]
+    top = module.split(".")[0]
+    if (Path(root) / f"{top}.py").is_file() or (Path(root) / top).is_dir():
+        finder = ModuleFinder(path=[root])
+        with contextlib.suppress(SyntaxError):  # importing it will say more
+            finder.import_hook(module)
+        files = {str(file) for found in finder.modules.values() if (file := getattr(found, "__file__", None))}
+        parts = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(files)]
+        return ModelFile(place, hashlib.sha256("".join(parts).encode()).hexdigest())
+    if (spec := importlib.util.find_spec(top)) is None:
+        raise SpecError(
+            f"space.hypermodel: got {place!r}, but there is no module {module} in {root}, and none is installed; put "
+            "it beside the spec"
+        )
+    return ModelFile(place, sha256_of(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else "")
 
 
 def sha256_of(path: Path) -> str:

@@ -36,5 +36,9 @@ class Origin(Protocol):
 
 
 def origin_of(bench: Bench, data: Dataset, genotype: Genotype) -> Origin:
-    """The origin of a genotype's group. Raises ModelError where the user's model cannot be opened."""
+    """The origin of a genotype's group. Raises InputError where the user's model or code cannot be opened."""
+    if genotype.architecture.hypermodel:
+        from objectives.built import Built  # KerasTuner and Keras 3, which few studies need
+
+        return Built(bench, data, genotype)
     return Given(bench, data) if genotype.architecture.model else Trained(bench, data, genotype)

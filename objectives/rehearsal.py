@@ -8,7 +8,7 @@ fitted to): 0.339 us, 0.026 us for each elementwise operation, 0.281 us for 1000
 `bench.extra` may ask for real faults of the process it runs in, by the stage and what the candidate is, for instance
 {"crash": "quantize:full8"}: keys "crash" (a segmentation fault), "hang", "eat" (memory without end), "raise", and
 "pause_s", a number of seconds that every group takes. A place is "stage:word"; the word is a cell, a lowering, a bit
-width, or "*".
+width, "distilled" or "undistilled", or "*".
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from objectives.artifact import Artifact
 from objectives.bench import Bench
 from objectives.outcome import Measurement, Outcome, Quality
+from objectives.sources import importable
 from spaces.catalog import CELLS, asked_bits
 from spaces.errors import CandidateError
 from spaces.genotype import Architecture, Deployment, Genotype
@@ -40,11 +41,29 @@ _CELLS = {
     "gru": (3, 9, 3, 0.022),
     "simple_rnn": (1, 2, 1, 0.060),
     "fastgrnn": (1, 7, 2, 0.030),
+    "fastrnn": (1, 5, 1, 0.045),
+    "lstmp": (10, 11, 10, 0.020),
+    "cifg": (3, 9, 4, 0.021),
+    "mgu": (2, 9, 2, 0.025),
+    "ligru": (2, 6, 1, 0.026),
+    "indrnn": (1, 3, 0, 0.045),
+    "sru": (4, 12, 2, 0.036),
     "qrnn": (3, 4, 2, 0.035),
     "mingru": (2, 4, 1, 0.040),
+    "tcn": (2, 2, 0, 0.028),
+    "attention": (8, 12, 2, 0.026),
+    "linear_attention": (8, 10, 2, 0.030),
+    "qrnn_f": (2, 3, 2, 0.037),
+    "qrnn_ifo": (4, 4, 4, 0.034),
+    "sru1": (4, 7, 2, 0.037),
+    "minlstm": (3, 5, 2, 0.039),
+    "mingru_signed": (3, 5, 3, 0.036),
+    "lru": (3, 3, 2, 0.034),
+    "mamba": (5, 12, 5, 0.033),
 }
-_BYTES = {"32": 4.0, "16": 2.0, "8": 1.0, "rec8": 1.2, "rec4": 0.6, "4": 0.5, "full8": 1.0}
-_BITS_ERROR = {"32": 0.0, "16": 0.0, "8": 0.001, "rec8": 0.0005, "rec4": 0.006, "4": 0.02, "full8": 0.015}
+_BYTES = {"32": 4.0, "16": 2.0, "8": 1.0, "rec8": 1.2, "rec4": 0.6, "4": 0.5, "full8": 1.0, "full16x8": 1.0}
+_BITS_ERROR = {"32": 0.0, "16": 0.0, "8": 0.001, "rec8": 0.0005, "rec4": 0.006, "4": 0.02}
+_BITS_ERROR |= {"full8": 0.015, "full16x8": 0.002}
 _LENGTHS = {"digits-pixels": (64, 1, 10), "digits-rows": (8, 8, 10)}
 
 
@@ -63,7 +82,19 @@ def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     if where.model:
         forms = [Deployment("loop", count, bits) for count in (1, 2, 4) for bits in ("32", "8", "rec8", "rec4")]
         found["model"] = {"padding": None, "forms": [to_json(form) for form in forms]}
+    if where.hypermodel:
+        found["hypermodel"] = _explored(where.root, where.hypermodel.path)
     return found
+
+
+def _explored(root: str, place: str) -> dict[str, Any]:
+    """The genes of a hypermodel, for which its models must be built: with TensorFlow, for once."""
+    from spaces.hypermodel import build, found, genes_of
+
+    importable(root)
+    hyper = found(place)
+    genes = genes_of(hyper, lambda hp: build(hyper, hp, place))
+    return {"padding": None, "compiled": True, "genes": [to_json(gene) for gene in genes]}
 
 
 def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
@@ -128,7 +159,7 @@ def invented(bench: Bench, genotype: Genotype) -> Outcome:
             blocks=0,
             first_ms=2 * latency_ms,
             load_ms=0.5,
-            peak_memory_bytes=2 * size_bytes,
+            peak_memory_bytes=2 * size_bytes + _activations(genotype),
             fingerprint="rehearsal",
         ),
         artifact=Artifact(
@@ -137,6 +168,7 @@ def invented(bench: Bench, genotype: Genotype) -> Outcome:
             batch=genotype.deployment.batch,
             realised_bits=asked_bits(genotype.deployment.bits),
             exporter=NOTE,
+            compressed_bytes=int(size_bytes * (1 - 0.6 * genotype.training.sparsity)),
         ),
         seconds={"train": 0.0, "measure": 0.0},
         notes=(NOTE,),
@@ -154,7 +186,7 @@ def _latency_us(genotype: Genotype, steps: int, features: int, outputs: int) -> 
     recurrent = gates * built.units**2 if CELLS[built.cell].recurrent_matrix else 0
     weights_us = recurrent * _BYTES[served.bits] / 153e3
     step_us = 0.339 / served.steps + 0.026 * operations + 0.281 * transcendentals * built.units / 1000 + weights_us
-    if served.lowering == "scan":
+    if served.lowering in ("scan", "parallel"):
         step_us /= 4
     if served.lowering == "keras":
         step_us *= 2
@@ -162,6 +194,12 @@ def _latency_us(genotype: Genotype, steps: int, features: int, outputs: int) -> 
     directions = built.layers * (2 if built.bidirectional else 1)
     spread = 1 + 0.02 * _chance(genotype, "latency")
     return (directions * frames * step_us * (0.4 + 0.6 * served.batch) + once_us) * spread
+
+
+def _activations(genotype: Genotype) -> int:
+    """Bytes of state and gates for every sequence of a call."""
+    built = _built(genotype)
+    return 4 * genotype.deployment.batch * built.layers * built.units * (1 + _CELLS[built.cell][0])
 
 
 def _weights(genotype: Genotype, features: int) -> int:
@@ -178,17 +216,26 @@ def _error(genotype: Genotype) -> float:
     capacity = 1.2 / (built.units * built.layers)
     rate = 0.01 * abs(math.log10(learning_rate / 4e-3))
     spread = 0.004 * (1 + _chance(genotype, "error"))
-    return min(TRIVIAL_ERROR, floor + capacity + rate + spread + _BITS_ERROR[genotype.deployment.bits])
+    return min(TRIVIAL_ERROR, floor + capacity + rate + spread + _compressed(genotype))
+
+
+def _compressed(genotype: Genotype) -> float:
+    """What its compression adds to the error: narrow bits less where trained for, distillation takes some away."""
+    trained, bits = genotype.training, _BITS_ERROR[genotype.deployment.bits]
+    bits *= 0.3 if trained.qat == genotype.deployment.bits else 1
+    return bits + 0.01 * trained.sparsity + 0.02 * trained.pruned_units - 0.01 * trained.distillation
 
 
 def _built(genotype: Genotype) -> Architecture:
-    """A user's own model passes for an LSTM of 128 units."""
-    return Architecture("lstm", 128) if genotype.architecture.model else genotype.architecture
+    """A user's own model, or what a user's code builds, passes for an LSTM of 128 units; pruned units are gone."""
+    if genotype.architecture.model or genotype.architecture.hypermodel:
+        return Architecture("lstm", 128)
+    return genotype.served
 
 
 def _chance(genotype: Genotype, what: str) -> float:
-    """A number in [-1, 1] that depends on the trained model alone."""
-    return int(digest(genotype.group, what)[:8], 16) / 2**31 - 1
+    """A number in [-1, 1] that depends on architecture and learning rate alone: techniques do not change the luck."""
+    return int(digest(genotype.architecture, genotype.training.learning_rate, what)[:8], 16) / 2**31 - 1
 
 
 def _emit_outcome(emit: Emit, form: int, outcome: Outcome) -> None:
@@ -203,8 +250,9 @@ def _stage(bench: Bench, emit: Emit, stage: str, forms: list[Genotype], index: i
             strike(stage)
 
 
-def _words(genotype: Genotype) -> tuple[str, str, str]:
-    return genotype.architecture.cell, genotype.deployment.lowering, genotype.deployment.bits
+def _words(genotype: Genotype) -> tuple[str, ...]:
+    taught = "distilled" if genotype.training.distillation else "undistilled"
+    return genotype.architecture.cell, genotype.deployment.lowering, genotype.deployment.bits, taught
 
 
 def _crash(_: str) -> None:

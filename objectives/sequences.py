@@ -14,6 +14,8 @@ from spaces.signature import PADDING
 
 Array = NDArray[Any]
 MAX_VOCABULARY = 1_000_000
+UNLABELLED = "unlabelled"
+"""In place of the task's kind: data whose y, there or not, nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class Sequences:
 def sequences(arrays: Mapping[str, Any], kind: str, suffix: str = "") -> Sequences:
     """The sequences under the keys `x` and `y` with `suffix`, ended by `lengths`, `mask`, ragged rows or padding.
 
-    Raises DataError, naming the array and the first index, for whatever a model could not be trained on.
+    Of UNLABELLED data y is NaN [sequences]. Raises DataError, naming the array and the first index, for whatever a
+    model could not be trained on.
     """
-    for key in ("x", "y"):
+    for key in ("x",) if kind == UNLABELLED else ("x", "y"):
         if key + suffix not in arrays:
             raise DataError(f"{key}{suffix}: missing; the data hold {', '.join(map(str, arrays)) or 'nothing'}")
     x, ragged = _rectangle(arrays["x" + suffix], f"x{suffix}")
@@ -66,7 +69,8 @@ def sequences(arrays: Mapping[str, Any], kind: str, suffix: str = "") -> Sequenc
     valid = _before(lengths, x.shape[1])
     (_check_tokens if x.ndim == 2 else _check_floats)(x, valid, f"x{suffix}")
     x = np.where(valid, x, 0) if x.ndim == 2 else np.where(valid[..., None], x, np.float32(PADDING))
-    y = _targets(arrays["y" + suffix], kind, lengths, x.shape[1], f"y{suffix}")
+    labelled = kind != UNLABELLED
+    y = _targets(arrays["y" + suffix], kind, lengths, x.shape[1], f"y{suffix}") if labelled else np.full(len(x), np.nan)
     return Sequences(x.astype(np.int32) if x.ndim == 2 else x, y, lengths)
 
 

@@ -12,12 +12,15 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from objectives.bench import TaskSpec
+from objectives.presets import PRESETS
+from objectives.sequences import UNLABELLED
 from spaces.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -46,58 +49,23 @@ def gather(task: TaskSpec, *, seed: int, root: str) -> Arrays:
     )
 
 
+def gather_unlabelled(task: TaskSpec, *, root: str) -> Arrays:
+    """The arrays that `task.unlabelled` names, of which only x, lengths and mask are meant; otherwise like `gather`."""
+    importable(root)
+    path = Path(root, task.unlabelled)
+    if path.suffix.lower() in READERS:
+        return READERS[path.suffix.lower()](_existing(path), replace(task, kind=UNLABELLED), root)
+    if ":" in task.unlabelled:
+        return _called(task.unlabelled, "task.unlabelled")
+    raise DataError(
+        f"task.unlabelled: got {task.unlabelled!r}, which is no {', '.join(READERS)} file and no 'module:function'"
+    )
+
+
 def importable(root: str) -> None:
     """Let modules in the folder `root` be imported (data, devices, samplers); searched last, it shadows nothing."""
     if (folder := str(Path(root).resolve())) not in sys.path:
         sys.path.append(folder)
-
-
-def digits_rows(task: TaskSpec, rng: np.random.Generator) -> Arrays:
-    """scikit-learn's 1797 handwritten digits, top to bottom: [1797, 8, 8], values 0 to 16, labels 0 to 9."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return {"x": digits.images.astype(np.float32), "y": digits.target}
-
-
-def digits_pixels(task: TaskSpec, rng: np.random.Generator) -> Arrays:
-    """The same digits a pixel at a time: [1797, 64, 1]."""
-    rows = digits_rows(task, rng)
-    return {"x": rows["x"].reshape(-1, 64, 1), "y": rows["y"]}
-
-
-def adding(task: TaskSpec, rng: np.random.Generator) -> Arrays:
-    """The adding problem: the sum of the two marked numbers, one in each half (Hochreiter and Schmidhuber, 1997).
-
-    x [samples, time_steps, 2]: numbers from 0 to 1, and a mark that is 1 at two steps; y [samples].
-    """
-    steps, samples = task.time_steps or 64, task.samples or 3000
-    if steps < 2:
-        raise DataError(f"task.time_steps: got {steps}; the adding problem marks two steps, so give 2 or more")
-    numbers, marks = rng.random((samples, steps)), np.zeros((samples, steps))
-    first, second = rng.integers(0, steps // 2, samples), rng.integers(steps // 2, steps, samples)
-    rows = np.arange(samples)
-    marks[rows, first] = marks[rows, second] = 1.0
-    return {"x": np.stack([numbers, marks], axis=-1), "y": numbers[rows, first] + numbers[rows, second]}
-
-
-def parity(task: TaskSpec, rng: np.random.Generator) -> Arrays:
-    """Whether the ones so far are odd in number: at every step for tagging, else at the last.
-
-    x [samples, time_steps] of tokens: 1 for a zero, 2 for a one; y 0 or 1.
-    """
-    ones = rng.integers(0, 2, (task.samples or 2000, task.time_steps or 24))
-    odd = ones.cumsum(axis=1) % 2
-    return {"x": ones + 1, "y": odd if task.kind == "tagging" else odd[:, -1]}
-
-
-PRESETS: dict[str, Callable[[TaskSpec, np.random.Generator], Arrays]] = {
-    "digits-rows": digits_rows,
-    "digits-pixels": digits_pixels,
-    "adding": adding,
-    "parity": parity,
-}
-GENERATED = ("adding", "parity")
 
 
 def _npz(path: Path, task: TaskSpec, root: str) -> Arrays:
@@ -109,10 +77,13 @@ def _npz(path: Path, task: TaskSpec, root: str) -> Arrays:
 
 
 def _npy(path: Path, task: TaskSpec, root: str) -> Arrays:
-    if not task.targets:
-        raise DataError(f"task.targets: not given, and {path.name} holds x only; name the .npy file that holds y")
+    files = {"x": path}
+    if task.kind != UNLABELLED:
+        if not task.targets:
+            raise DataError(f"task.targets: not given, and {path.name} holds x only; name the .npy file that holds y")
+        files["y"] = _existing(Path(root, task.targets))
     arrays = {}
-    for name, file in {"x": path, "y": _existing(Path(root, task.targets))}.items():
+    for name, file in files.items():
         try:
             arrays[name] = np.load(file, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
@@ -134,6 +105,8 @@ def _table(path: Path, task: TaskSpec, root: str) -> Arrays:
     except (ValueError, OSError) as error:
         raise _unreadable(path, error) from error
     labels = [str(name) for name in table.columns if name == "label" or str(name).startswith("label_")]
+    if task.kind == UNLABELLED:  # neither labels nor parts mean anything here, and they may be empty
+        table, labels = table.drop(columns=[*labels, "split"], errors="ignore"), []
     features = [str(n) for n in table.columns if n not in ("sequence", "step", "split") and n not in labels]
     _check_table(path, table, labels, features, task.kind)
     if "step" in table:
@@ -151,8 +124,9 @@ def _check_table(path: Path, table: pd.DataFrame, labels: list[str], features: l
     import pandas as pd
 
     found = f"the columns are {', '.join(map(str, table.columns))}"
-    if "sequence" not in table or not labels or not features:
-        lacking = "'sequence'" if "sequence" not in table else "'label'" if not labels else "feature"
+    labelled = bool(labels) or kind == UNLABELLED
+    if "sequence" not in table or not labelled or not features:
+        lacking = "'sequence'" if "sequence" not in table else "'label'" if not labelled else "feature"
         raise DataError(
             f"{path}: has no {lacking} column; {found}; "
             "a table has sequence, label, one column for each feature, and perhaps step and split"
@@ -186,25 +160,27 @@ def _sequences(table: pd.DataFrame, labels: list[str], features: list[str], kind
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     x = table["token" if features == ["token"] else features].to_numpy()[order]
+    if kind == UNLABELLED:
+        return {"x": np.split(x, starts[1:])}
     y = table[labels[0] if len(labels) == 1 else labels].to_numpy()[order]
     return {"x": np.split(x, starts[1:]), "y": np.split(y, starts[1:]) if kind == "tagging" else y[starts]}
 
 
-def _called(place: str) -> Arrays:
+def _called(place: str, key: str = "task.data") -> Arrays:
     """What the user's function gives."""
     module, _, name = place.partition(":")
     try:
         imported = importlib.import_module(module)
     except Exception as error:
-        raise DataError(f"task.data: got {place!r}, but importing {module} failed with {_told(error)}") from error
+        raise DataError(f"{key}: got {place!r}, but importing {module} failed with {_told(error)}") from error
     if not callable(function := getattr(imported, name, None)):
-        raise DataError(f"task.data: got {place!r}, but module {module} has no function {name!r}")
+        raise DataError(f"{key}: got {place!r}, but module {module} has no function {name!r}")
     try:
         arrays = function()
     except Exception as error:
-        raise DataError(f"task.data: {place} failed with {_told(error)}") from error
+        raise DataError(f"{key}: {place} failed with {_told(error)}") from error
     if not isinstance(arrays, Mapping):
-        raise DataError(f"task.data: {place} gave {type(arrays).__name__}; it must return a dict of arrays, x and y")
+        raise DataError(f"{key}: {place} gave {type(arrays).__name__}; it must return a dict of arrays, x and y")
     return dict(arrays)
 
 

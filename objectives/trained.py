@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 from objectives.bench import Bench, Emit
 from objectives.cache import Arrays, Cache
 from objectives.data import Dataset
-from objectives.deployment.lower import exporter_name, lower
-from objectives.given import soft_targets
-from objectives.training.distill import teacher_logits
+from objectives.deployment.lower import exporter_name, lower, lower_streaming
+from objectives.given import soft_targets, states
+from objectives.training.accelerator import strategy_of
+from objectives.training.distill import Lesson, hidden_states, mean_of, normalised, teacher_logits
 from objectives.training.fit import fit
 from spaces.build import Weights, build, put_weights, serving_model, weights_of
-from spaces.genotype import Deployment, Genotype
+from spaces.genotype import Deployment, Genotype, Training
 from spaces.record import digest
+from spaces.slicing import sliced
+from spaces.streamed import streamed
 
 MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
 """What trained weights depend on beside the bench: another version of these trains anew."""
@@ -39,7 +43,7 @@ class Trained:
 
     def start(self) -> None:
         """Take random weights, always the same."""
-        self.weights = weights_of(build(self._genotype.architecture, self._data.signature, self._bench.seed))
+        self.weights = weights_of(build(self._genotype.served, self._data.signature, self._bench.seed))
 
     def train(self, emit: Emit) -> None:
         """Take trained weights, from the cache if it has them."""
@@ -54,7 +58,7 @@ class Trained:
     @functools.cached_property
     def serving(self) -> Any:
         """The float Keras model as it is served, with the trained weights."""
-        model = build(self._genotype.architecture, self._data.signature, self._bench.seed)
+        model = build(self._genotype.served, self._data.signature, self._bench.seed)
         put_weights(model, self.weights)
         return serving_model(model, self._data.signature)
 
@@ -65,8 +69,17 @@ class Trained:
     def lower(self, asked: Deployment) -> bytes:
         """The .tflite of a form with the weights of the moment (`deployment.lower`)."""
         calibration = self._data.train.x[:CALIBRATION_ROWS]
-        architecture, signature = self._genotype.architecture, self._data.signature
+        architecture, signature = self._genotype.served, self._data.signature
         return lower(architecture, signature, self.weights, asked, representative=calibration)
+
+    def stream(self, frames: int) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
+        """The float32 .tflite of one step of a stream, and the states that a sequence begins with, by name.
+
+        Raises ModelError where the model cannot stream.
+        """
+        architecture, signature = self._genotype.served, self._data.signature
+        first = {kept.name: kept.first for kept in streamed(architecture, signature, self.weights, frames).states}
+        return lower_streaming(architecture, signature, self.weights, frames=frames), first
 
     def exporter(self, asked: Deployment) -> str:
         """Which exporter makes the file of a form."""
@@ -77,60 +90,110 @@ def trained(bench: Bench, data: Dataset, genotype: Genotype, emit: Emit) -> tupl
     """The group's weights and the history of their training; trained now unless the cache has them."""
     if (kept := recalled(bench, data, genotype)) is not None:
         return kept
-    cache, teacher = Cache(bench.home), _teacher_of(bench, genotype)
-    key = training_key(bench, data, genotype, teacher)
-    model = build(genotype.architecture, data.signature, bench.seed)
-    logits = _teacher(bench, data, teacher, emit) if teacher else None
-    history = fit(model, data, genotype.training, bench.training, seed=bench.seed, teacher_logits=logits, emit=emit)
+    cache, teachers = Cache(bench.home), _teachers_of(bench, genotype)
+    key = training_key(bench, data, genotype, teachers)
+    begun = genotype.training.before and _begun(bench, data, genotype, genotype.training.before, emit)
+    with strategy_of(bench.training.accelerator).scope():
+        model = build(genotype.served, data.signature, bench.seed)
+        if begun:
+            put_weights(model, begun)
+    history = fit(
+        model,
+        data,
+        genotype.training,
+        bench.training,
+        seed=bench.seed,
+        lesson=_lesson(bench, data, teachers, emit) if teachers else None,
+        quantize_head=bench.quantize_head,
+        emit=emit,
+    )
+    if teachers:
+        history["notes"] = [_thanks(teachers)]
     weights = weights_of(model)
     cache.keep_arrays("trained", key, _pack(weights))
     cache.keep_record("trained", key, history)
     return weights, history
 
 
+def _begun(bench: Bench, data: Dataset, genotype: Genotype, training: Training, emit: Emit) -> Weights:
+    """The weights that `training` gave and the genotype's goes on from, units cut out if that is what it is for."""
+    before = replace(genotype, training=training)
+    weights, _ = trained(bench, data, before, emit)
+    emit({"event": "stage", "stage": "train", "form": None, "detail": "going on"})
+    if before.served == genotype.served:
+        return weights
+    return sliced(before.served, data.signature, weights, genotype.served.units)
+
+
 def recalled(bench: Bench, data: Dataset, genotype: Genotype) -> tuple[Weights, dict[str, Any]] | None:
     """What `trained` made before, or None where the cache does not have it."""
-    cache, key = Cache(bench.home), training_key(bench, data, genotype, _teacher_of(bench, genotype))
+    cache, key = Cache(bench.home), training_key(bench, data, genotype, _teachers_of(bench, genotype))
     kept, history = cache.arrays("trained", key), cache.record("trained", key)
     return None if kept is None or history is None else (_unpack(kept), history)
 
 
-def training_key(bench: Bench, data: Dataset, genotype: Genotype, teacher: Genotype | None) -> str:
-    """Names trained weights by all they depend on."""
-    budget = replace(bench.training, distillation=())  # the alphas searched change nothing about this one
-    taught = _teaching_key(bench, data, teacher) if teacher else ""
+def training_key(bench: Bench, data: Dataset, genotype: Genotype, teachers: Sequence[Genotype]) -> str:
+    """Names trained weights by all they depend on; unlabelled sequences are nothing to a candidate without teachers.
+
+    The accelerator changes no more of them than the number of threads does: float noise.
+    """
+    budget = replace(bench.training, distillation=(), hints=(), teacher="", ensemble=0, accelerator="")
+    taught = [data.unlabelled_digest, *(_teaching_key(bench, data, one) for one in teachers)] if teachers else []
     made_with = [version(name) for name in MAKERS]
-    return digest(genotype.architecture, genotype.training, budget, data.digest, bench.seed, taught, made_with)
+    head = bench.quantize_head and genotype.training.qat != ""
+    return digest(genotype.architecture, genotype.training, budget, data.digest, bench.seed, taught, made_with, head)
 
 
 def _teaching_key(bench: Bench, data: Dataset, teacher: Genotype) -> str:
     if file := bench.file_of(teacher):
         return digest(file.sha256, data.digest)
-    return training_key(bench, data, teacher, None)
+    return training_key(bench, data, teacher, ())
 
 
-def _teacher_of(bench: Bench, genotype: Genotype) -> Genotype | None:
-    return bench.teacher if genotype.training.distillation > 0 else None
+def _teachers_of(bench: Bench, genotype: Genotype) -> tuple[Genotype, ...]:
+    return bench.teachers if genotype.training.distillation > 0 else ()
 
 
-def _teacher(bench: Bench, data: Dataset, teacher: Genotype, emit: Emit) -> NDArray[np.float32]:
-    """What the teacher answers on the training part, before softmax: computed once per study."""
-    cache = Cache(bench.home)
-    key = _teaching_key(bench, data, teacher)
+def _thanks(teachers: Sequence[Genotype]) -> str:
+    """Whom a candidate learnt from, for people."""
+    built = [one.architecture for one in teachers]
+    names = ", ".join(each.model or f"{each.cell} {each.units}" for each in built)
+    return f"learnt from {'the mean of ' if len(built) > 1 else ''}{names}"
+
+
+def _lesson(bench: Bench, data: Dataset, teachers: Sequence[Genotype], emit: Emit) -> Lesson:
+    """What the teachers say: the mean of their outputs, their states side by side."""
+    said = [_said(bench, data, teacher, emit) for teacher in teachers]
+    logits = mean_of(data.signature.kind, [each["logits"] for each in said])
+    hidden = np.concatenate([each["hidden"] for each in said], axis=-1) if _hinting(bench) else None
+    return Lesson(logits, hidden, data.unlabelled)
+
+
+def _said(bench: Bench, data: Dataset, teacher: Genotype, emit: Emit) -> Arrays:
+    """What one teacher answers, before softmax, and its states where a candidate may ask for them: once per study."""
+    cache, hinting = Cache(bench.home), _hinting(bench)
+    key = digest(_teaching_key(bench, data, teacher), data.unlabelled_digest, hinting)
     kept = cache.arrays("teacher", key)
     if kept is None:
-        kept = {"logits": _taught(bench, data, teacher, emit)}
+        kept = _asked(bench, data, teacher, emit, hinting=hinting)
         cache.keep_arrays("teacher", key, kept)
-    return kept["logits"]
+    return kept
 
 
-def _taught(bench: Bench, data: Dataset, teacher: Genotype, emit: Emit) -> NDArray[np.float32]:
+def _asked(bench: Bench, data: Dataset, teacher: Genotype, emit: Emit, *, hinting: bool) -> Arrays:
+    x, size = data.taught_x, bench.training.batch_size
     if bench.file_of(teacher):
-        return soft_targets(bench, data)
-    weights = trained(bench, data, teacher, emit)[0]
-    model = build(teacher.architecture, data.signature, bench.seed)
-    put_weights(model, weights)
-    return teacher_logits(model, data.train.x, bench.training.batch_size)
+        logits, hidden = soft_targets(bench, data), states(bench, data, x) if hinting else None
+    else:
+        weights = trained(bench, data, teacher, emit)[0]
+        model = build(teacher.served, data.signature, bench.seed)
+        put_weights(model, weights)
+        logits, hidden = teacher_logits(model, x, size), hidden_states(model, x, size) if hinting else None
+    return {"logits": logits} if hidden is None else {"logits": logits, "hidden": normalised(hidden)}
+
+
+def _hinting(bench: Bench) -> bool:
+    return max(bench.training.hints) > 0
 
 
 def _pack(weights: Weights) -> Arrays:

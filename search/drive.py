@@ -6,6 +6,7 @@ says comes back through one queue. A lane that dies costs the candidate it was a
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -14,17 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from objectives.bench import Bench
 from objectives.outcome import Outcome
+from search import batches, twins
 from search.finish import finish
 from search.isolate import Child, ChildDied, Event, waits
 from search.study import SpaceExhausted, Study
+from search.summary import batches_left
 from spaces.errors import BriskError, CandidateError, InputError, StudyError
 from spaces.genotype import Genotype
 from spaces.record import from_json, to_json
 
 Tell = Callable[[Event], None]
 Name = int | str
-"""A trial's number, "baseline", or "rewrite-1" and so on."""
+"""A trial's number, "baseline", or "rewrite-1", "twin-1", "batch-4" and so on."""
 
 MEASURING = {"untrained", "measure"}
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
@@ -46,8 +50,10 @@ class Limits:
 
 
 def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> str:
-    """Work on the study, judge its front once more (`search.finish`), and say why it ended: "trials", "timeout" or
-    "exhausted".
+    """Work on the study, judge its front once more, and say why it ended: "trials", "timeout" or "exhausted".
+
+    Around the judging (`search.finish`) what the record needs beside the trials is made: the twins of the front's
+    members (`search.twins`), and the chosen one at several batch sizes (`search.batches`).
 
     `on_event` gets what `evaluate` emits, with "trials" (the numbers of its group), "trial" (of its form) and "lane"
     put in; before that {"event": "group", "genotypes"}; and {"event": "told", "outcome", "counts"} for each outcome.
@@ -62,7 +68,9 @@ def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> 
         driver.baseline()
         driver.rewrites()
         ended = driver.search()
+        driver.twins()
         driver.finish()
+        driver.batches()
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
@@ -141,16 +149,22 @@ class _Driver:
         ]
 
     def prepare(self) -> None:
-        """Have the data read and checked, before anything is trained."""
+        """Have the data read and checked, before anything is trained; a worker that dies of it is replaced once."""
+        what = self._prepared(tries=2)
+        self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
+        self._study.keep_prepared(what)
+
+    def _prepared(self, tries: int) -> dict[str, Any]:
         self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", {"bench": to_json(self._study.plan.bench)})
-        while True:
+        kind = "event"
+        while kind == "event":
             _, kind, what = self._news.get()
-            if kind == "done":
-                self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
-                self._study.keep_prepared(what)
-                return
-            if kind == "error":
-                raise what
+        if kind == "done":
+            found: dict[str, Any] = what
+            return found
+        if isinstance(what, ChildDied) and tries > 1:
+            return self._prepared(tries - 1)
+        raise what
 
     def baseline(self) -> None:
         """Evaluate the baseline first, under no bound: a slow one is what the study is for.
@@ -173,10 +187,7 @@ class _Driver:
 
     def rewrites(self) -> None:
         """Evaluate the forms of the user's own model: the front is never worse than they. One that fails is told."""
-        if left := self._study.rewrites_left():
-            self._begin(self._lanes[0], _Work(tuple(left), tuple(left.values()), to_json(self._study.bench)))
-        while self._lanes[0].work:
-            self._receive()
+        self._beside([self._study.rewrites_left()], self._study.bench)
 
     def search(self) -> str:
         """Keep every lane at work until trials, time or candidates run out."""
@@ -187,6 +198,34 @@ class _Driver:
                     ended = self._next(lane)
             if not any(lane.work for lane in self._lanes):
                 return ended
+            self._receive()
+
+    def twins(self) -> None:
+        """Evaluate what members of the front are without a training technique, under no bound; one that fails is told.
+
+        What the search itself has found of one is taken over, so that it is measured with the front.
+        """
+        groups: dict[str, dict[str, Genotype]] = {}
+        for name, genotype in twins.left(history := self._study.history()).items():
+            if found := twins.told(history, genotype):
+                self._study.keep_beside(name, replace(found, seconds={}))
+            else:
+                groups.setdefault(genotype.group, {})[name] = genotype
+        self._beside(list(groups.values()), replace(self._study.bench, bounds={}))
+
+    def batches(self) -> None:
+        """Lower and measure the chosen candidate at each batch of its curve."""
+        left = batches_left(self._study.history())
+        self._beside([left], batches.conditions(self._study.bench))
+
+    def _beside(self, groups: list[dict[str, Genotype]], bench: Bench) -> None:
+        """Have groups of candidates that are no trials evaluated, on all lanes."""
+        waiting = [group for group in groups if group]
+        while waiting or any(lane.work for lane in self._lanes):
+            for lane in self._lanes:
+                if waiting and lane.work is None:
+                    group = waiting.pop(0)
+                    self._begin(lane, _Work(tuple(group), tuple(group.values()), to_json(bench)))
             self._receive()
 
     def finish(self) -> None:
@@ -205,10 +244,12 @@ class _Driver:
         spent = time.monotonic() - self._started
         if self._limits.timeout_s is not None and spent > self._limits.timeout_s:
             return "timeout"
+        if 2 * len(self._study.outcomes) >= self._limits.trials or 2 * spent > (self._limits.timeout_s or math.inf):
+            self._study.gather_ensemble()
         try:
             group = self._study.next_group(self._limits.trials)
         except SpaceExhausted:
-            return "exhausted"
+            return self._next(lane) if self._study.gather_ensemble() else "exhausted"
         if group is None:
             return "trials"
         self._begin(lane, _Work(group.numbers, group.genotypes, to_json(self._study.bench)))
@@ -242,6 +283,9 @@ class _Driver:
         if event["event"] == "stage":
             work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
             work.waiting = waits(event)
+        if event["event"] == "epoch":
+            self._clock["sequences"] += event.get("sequences", 0)
+            self._clock["epochs_s"] += event.get("seconds", 0.0)
         self._say(lane, event)
         if event["event"] == "outcome":
             self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
@@ -277,7 +321,7 @@ class _Driver:
         elif name == "baseline":
             self._study.keep_baseline(outcome)
         else:
-            outcome = self._study.keep_rewrite(name, outcome)
+            outcome = self._study.keep_beside(name, outcome)
         counts = {"told": len(self._study.outcomes), "of": self._limits.trials}
         self._say(lane, {"event": "told", "form": form, "outcome": to_json(outcome), "counts": counts})
 

@@ -1,4 +1,4 @@
-"""The end of a study: the front and the baseline are judged once more, and those figures are the ones shown.
+"""The end of a study: front, its twins and the baseline are judged once more, and those figures are the ones shown.
 
 Measured minima are biased low by the search that chose them (the winner's curse), so all are measured again,
 interleaved in one sitting while nothing trains; and the test part is read, for the first time.
@@ -17,6 +17,7 @@ from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
 from search.isolate import CallFailed, Child, ChildDied, Event
 from search.study import Study
 from search.summary import front_of
+from search.twins import wanted
 from spaces.errors import CandidateError
 from spaces.record import from_json, to_json
 
@@ -27,7 +28,7 @@ Measured = Sequence[Measurement | MeasureFailure]
 
 
 def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> float:
-    """Keep the final figures of the front and the baseline; gives the seconds spent measuring.
+    """Keep the final figures of the front, its twins and the baseline; gives the seconds spent measuring.
 
     `child` reads the test part. What cannot be had is told as {"event": "warning", "text"}, and the figures of the
     search stay; an outcome with a `reason` has its measurement of the search still. Nothing is done where no trial was
@@ -35,6 +36,8 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
     """
     history = study.history()
     found: dict[int | str, Outcome] = {name: history.candidates[name] for name in front_of(history)}
+    current = wanted(history)
+    found |= {name: twin for name, twin in history.twins.items() if twin.measurement and twin.genotype in current}
     if history.baseline and history.baseline.state == "complete":
         found = {"baseline": history.baseline, **found}
     if not found or set(found) <= set(history.finals):

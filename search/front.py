@@ -82,6 +82,15 @@ def violations(outcome: Outcome, bounds: Mapping[str, float]) -> dict[str, float
     return {name: (value - bounds[name]) / (abs(bounds[name]) or 1.0) for name, value in known.items()}
 
 
+def over_bound(outcome: Outcome, bounds: Mapping[str, float]) -> str:
+    """The first bound that an outcome is over, in words; "" where it keeps within all."""
+    for name, over in violations(outcome, bounds).items():
+        if over > 0:
+            value, unit = OBJECTIVES[name].read(outcome), OBJECTIVES[name].unit
+            return f"{name} {value:.4g} {unit} is over the bound of {bounds[name]:g}"
+    return ""
+
+
 # Rules ---------------------------------------------------------------------------------------------------------------
 
 

@@ -16,13 +16,23 @@ from typing import Any
 
 from objectives.bench import Bench
 from objectives.outcome import Outcome
-from spaces.errors import StudyError, nearest
+from spaces.errors import SpecError, StudyError, nearest
+from spaces.gene import Gene
 from spaces.genotype import Genotype
 from spaces.record import digest, from_json, to_json
 from spaces.space import Space
 
-NO_CLOCK: dict[str, Any] = {"wall_s": 0.0, "training_s": 0.0, "measuring_s": 0.0, "ended": ""}
+NO_CLOCK: dict[str, Any] = {
+    "wall_s": 0.0,
+    "training_s": 0.0,
+    "measuring_s": 0.0,
+    "sequences": 0,
+    "epochs_s": 0.0,
+    "ended": "",
+}
 STATES = ("complete", "infeasible", "stopped", "failed")
+BESIDE = {"rewrite": "rewrites", "twin": "twins", "batch": "batches"}
+"""What is kept beside the trials, by what its names begin with: "twin-1"."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,10 @@ class History:
     name; empty where trials were told since. `wall_s`, the driver's time over all sessions, went
     into `training_s` and `measuring_s` (no moment counts twice, however many workers) and the rest; importing before
     and sending to MLflow after the driver are not in it. `ended` says why the last session ended, "" while one runs or
-    after it was killed. `rewrites` are the forms of the user's own model, "rewrite-1" and so on: no trials either.
+    after it was killed. No trials either, by name: `rewrites`, the forms of the user's own model ("rewrite-1", ...);
+    `twins` of members of the front, without a training technique ("twin-1"); `batches`, the chosen candidate at
+    several batch sizes ("batch-4"). `sequences` were trained on, each time one was, in `epochs_s` of the workers' time.
+    `ensemble` are the models that teach, where several do, () before they are settled.
     """
 
     name: str
@@ -82,11 +95,16 @@ class History:
     measuring_s: float
     ended: str
     rewrites: Mapping[str, Outcome] = field(default_factory=dict)
+    twins: Mapping[str, Outcome] = field(default_factory=dict)
+    batches: Mapping[str, Outcome] = field(default_factory=dict)
+    ensemble: tuple[Genotype, ...] = ()
+    sequences: int = 0
+    epochs_s: float = 0.0
 
     @property
     def bench(self) -> Bench:
         """The plan's bench, with what is known of data and model since they were looked at."""
-        return known_bench(self.plan, self.prepared)
+        return known_bench(self.plan, self.prepared, self.ensemble)
 
     @property
     def candidates(self) -> Mapping[int | str, Outcome]:
@@ -103,11 +121,33 @@ class History:
         return {state: found[state] for state in STATES} | {"running": len(self.running)}
 
 
-def known_bench(plan: Plan, prepared: Mapping[str, Any]) -> Bench:
-    """A plan's bench with what the evaluator's `prepare` found: the data's digest, the padding of the user's model."""
-    bench, looked = plan.bench, prepared.get("model")
+def known_bench(plan: Plan, prepared: Mapping[str, Any], ensemble: tuple[Genotype, ...] = ()) -> Bench:
+    """A plan's bench with what the evaluator's `prepare` found: the data's digest, the padding of the user's model; and
+    with the ensemble that teaches, once there is one.
+    """
+    bench, looked, explored = plan.bench, prepared.get("model"), prepared.get("hypermodel")
     model = replace(bench.model, padding=looked["padding"]) if bench.model and looked else bench.model
-    return replace(bench, data_digest=prepared.get("digest", ""), model=model)
+    code = bench.hypermodel
+    code = replace(code, padding=explored["padding"]) if code and explored else code
+    known = {"data_digest": prepared.get("digest", ""), "model": model, "ensemble": ensemble, "hypermodel": code}
+    return replace(bench, **known)
+
+
+def known_space(plan: Plan, prepared: Mapping[str, Any]) -> Space:
+    """A plan's space, with the genes that the evaluator's `prepare` found where the user's code spans it.
+
+    Raises SpecError where the space names a learning rate for models that set their own.
+    """
+    space, explored = plan.space, prepared.get("hypermodel")
+    if not explored:
+        return space
+    if explored["compiled"] and space.learning_rate != Space().learning_rate:
+        raise SpecError(
+            f"space.learning_rate: got {list(space.learning_rate)}, but {space.hypermodel} trains its models with an "
+            "optimizer of its own; leave the key out"
+        )
+    rates = (0.0,) if explored["compiled"] else space.learning_rate
+    return replace(space, genes=tuple(from_json(Gene, gene) for gene in explored["genes"]), learning_rate=rates)
 
 
 def database(home: Path) -> Path:
@@ -163,8 +203,15 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         duplicates=duplicates,
         finals={int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in fresh.items()},
         **{**NO_CLOCK, **kept.get("clock", {})},
-        rewrites={name: from_json(Outcome, plain) for name, plain in kept.get("rewrites", {}).items()},
+        rewrites=_outcomes(kept.get("rewrites", {})),
+        twins=_outcomes(kept.get("twins", {})),
+        batches=_outcomes(kept.get("batches", {})),
+        ensemble=tuple(from_json(Genotype, plain) for plain in kept.get("ensemble", [])),
     )
+
+
+def _outcomes(kept: Mapping[str, Any]) -> dict[str, Outcome]:
+    return {name: from_json(Outcome, plain) for name, plain in kept.items()}
 
 
 @contextlib.contextmanager
@@ -191,12 +238,15 @@ def _tables(home: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _fixed(plan: Plan) -> dict[str, Any]:
-    """What of a plan a study may not change: where things lie, and how candidates are proposed, it may."""
+    """What of a plan a study may not change: where things lie and run, and how candidates are proposed, it may."""
     plain = to_json(plan)
+    del plain["bench"]["training"]["accelerator"]
     del plain["sampler"], plain["tracking"], plain["bench"]["home"], plain["bench"]["root"]
-    del plain["bench"]["data_digest"]
+    del plain["bench"]["data_digest"], plain["bench"]["ensemble"]
     if model := plain["bench"]["model"]:
         del model["path"], model["padding"]
+    if code := plain["bench"]["hypermodel"]:
+        del code["padding"]
     return plain
 
 

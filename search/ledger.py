@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,17 @@ from typing import Any
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from search.front import front, hypervolume
-from spaces.genotype import MODEL, Genotype
+from spaces.genotype import HYPERMODEL, MODEL, Genotype
 
 Key = int | str
 """A trial's number, "baseline", or "rewrite-1" and so on."""
 
 BEST = {"quality": "best_error", "latency": "best_latency_ms", "size": "best_size_kib", "memory": "best_memory_kib"}
 """The curve of each objective."""
+
+TITLE_LIMIT = 160  # characters of a hypermodel's values: MLflow's names of runs hold 250
+UNNAMED = re.compile(r"[^\w\-. /]")
+"""What the name of a parameter may not hold in MLflow."""
 
 TAG_LIMIT = 4900  # characters; the SQL stores' older schemas hold 5,000
 
@@ -36,17 +41,27 @@ class Row:
 
 
 def title(genotype: Mapping[str, Any]) -> str:
-    """A candidate's architecture in a few characters, from the genotype's JSON: "gru 32 x2 bi fs8", "mine.keras"."""
+    """A candidate's architecture in a few characters, from the genotype's JSON: "gru 32 x2 bi fs8", "mine.keras".
+
+    How it was trained follows: "sp80%" for zeros, "pu50%" for units cut out, "qat4" for the bits it was trained for,
+    "kd0.5" for the teacher's share.
+    """
     built = genotype["architecture"]
     if str(built["cell"]).startswith(MODEL):
         return str(built["cell"]).removeprefix(MODEL)
+    if str(built["cell"]).startswith(HYPERMODEL):
+        said = " ".join(f"{name}={_short(value)}" for name, value in built["values"])
+        return (said if len(said) <= TITLE_LIMIT else f"{said[:TITLE_LIMIT]}…") or built["cell"].rpartition(":")[2]
     parts = [str(built["cell"]), str(built["units"])]
     parts += [f"x{built['layers']}"] if built.get("layers", 1) > 1 else []
     parts += ["bi"] if built.get("bidirectional") else []
     parts += [f"fs{built['frame_stack']}"] if built.get("frame_stack", 1) > 1 else []
-    parts += ["mean"] if built.get("readout") == "mean" else []
-    sparsity = genotype.get("training", {}).get("sparsity", 0)
-    parts += [f"sp{sparsity:.0%}"] if sparsity else []
+    parts += [str(built["readout"])] if built.get("readout", "last") != "last" else []
+    trained = genotype.get("training", {})
+    parts += [f"sp{trained['sparsity']:.0%}"] if trained.get("sparsity") else []
+    parts += [f"pu{trained['pruned_units']:.0%}"] if trained.get("pruned_units") else []
+    parts += [f"qat{trained['qat']}"] if trained.get("qat") else []
+    parts += [f"kd{trained['distillation']:g}"] if trained.get("distillation") else []
     return " ".join(parts)
 
 
@@ -82,9 +97,22 @@ def child_row(number: Key, outcome: Outcome) -> Row:
 
 
 def genes(genotype: Genotype) -> dict[str, str]:
-    """Every gene by its own name; the three groups share none."""
-    groups = (genotype.architecture, genotype.training, genotype.deployment)
-    return {key: str(gene) for group in groups for key, gene in dataclasses.asdict(group).items()}
+    """Every gene by its own name; the three groups share none.
+
+    A hypermodel's go by the names that the user's code gives them, or "hp.name" where the deployment has such a one.
+    """
+    training, deployment = dataclasses.asdict(genotype.training), dataclasses.asdict(genotype.deployment)
+    built = dataclasses.asdict(genotype.architecture)
+    values = dict(built.pop("values"))
+    found = {**built, **training, **deployment}
+    if place := genotype.architecture.hypermodel:
+        own = {f"hp.{name}" if name in deployment else name: value for name, value in values.items()}
+        found = {"hypermodel": place, **training, **deployment, **own}
+    return {UNNAMED.sub("_", key): str(gene) for key, gene in found.items()}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def point_row(point: Mapping[str, Any] | None, mark: str) -> Row:
@@ -131,6 +159,14 @@ def _with(
         if outcome.state == "complete" and len(costs) == len(reference):
             found[name] = costs
     return {key: found[key] for key in front(found)}
+
+
+def study_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The study's run: how fast it trained; {} where it trained nothing."""
+    training = summary.get("training") or {}
+    if not training.get("sequences"):
+        return {}
+    return {f"training_{key}": float(training[key]) for key in ("sequences", "sequences_per_s", "wall_share")}
 
 
 def study_tags(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -21,14 +21,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from objectives.bench import Bench
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
-from search.front import violations
-from search.history import NO_CLOCK, History, Plan, assembled, database, known_bench
+from search.ensemble import best
+from search.front import over_bound, violations
+from search.history import BESIDE, NO_CLOCK, History, Plan, assembled, database, known_bench, known_space
 from search.lock import alone, connection, locked
 from search.samplers import SeededSampler, named
 from spaces.errors import StudyError
 from spaces.genotype import Deployment, Genotype
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
+from spaces.space import Space
 
 DUPLICATES = 100  # proposals in a row that are known already, after which the space counts as exhausted
 
@@ -98,8 +100,13 @@ class Study:
 
     @property
     def bench(self) -> Bench:
-        """The plan's bench, with what is known of data and model since they were looked at."""
-        return known_bench(self.plan, self.prepared)
+        """The plan's bench, with what is known of data and model since they were looked at, and who teaches."""
+        return known_bench(self.plan, self.prepared, self.ensemble)
+
+    @property
+    def ensemble(self) -> tuple[Genotype, ...]:
+        """The models that teach every distilled candidate of this study; () before `gather_ensemble` settled them."""
+        return tuple(from_json(Genotype, plain) for plain in self._optuna.user_attrs.get("ensemble", []))
 
     @property
     def baseline(self) -> Outcome | None:
@@ -142,6 +149,7 @@ class Study:
                 f"the data of study {self.name!r} have changed since it was started (digest {before['digest']} then, "
                 f"{prepared['digest']} now); give a study of the new data a name of its own with --name"
             )
+        known_space(self.plan, prepared)  # raises where it makes no sense
         if not (before and (self._outcomes or self.rewrites)):
             self._optuna.set_user_attr("prepared", dict(prepared))
             self.prepared = dict(prepared)
@@ -160,11 +168,15 @@ class Study:
         }
         return {key: genotype for key, genotype in asked.items() if key not in self.rewrites}
 
-    def keep_rewrite(self, name: str, outcome: Outcome) -> Outcome:
-        """Keep what came of a form of the user's model; gives it as it was judged, like a trial's."""
-        outcome = self._judged(outcome)
-        kept = self._optuna.user_attrs.get("rewrites", {})
-        self._optuna.set_user_attr("rewrites", {**kept, name: to_json(outcome)})
+    def keep_beside(self, name: str, outcome: Outcome) -> Outcome:
+        """Keep what came of a rewrite, a twin or a batch, in place of an earlier one of that name.
+
+        A form of the user's model is judged like a trial, for it may be on the front; gives the outcome as it is kept.
+        """
+        kind = BESIDE[name.partition("-")[0]]
+        outcome = self._judged(outcome) if kind == "rewrites" else outcome
+        kept = self._optuna.user_attrs.get(kind, {})
+        self._optuna.set_user_attr(kind, {**kept, name: to_json(outcome)})
         return outcome
 
     def keep_final(self, outcomes: Mapping[int | str, Outcome]) -> None:
@@ -192,9 +204,29 @@ class Study:
             room = trials - len(self._outcomes) - len(self._asked)
             if room <= 0:
                 return None
-            if group := self._form(self._optuna.ask(), room):
+            if group := self._form(self._propose(), room):
                 return group
         raise SpaceExhausted
+
+    def gather_ensemble(self) -> bool:
+        """Settle whose mean teaches from now on, if the plan wants that and enough is known; whether this did."""
+        if not self._gathering:
+            return False
+        may_teach = [self.baseline] if self.plan.bench.teacher and self.baseline else []
+        found = best([*may_teach, *self._outcomes.values()], self.plan.bench.training.ensemble)
+        if found:
+            self._optuna.set_user_attr("ensemble", [to_json(genotype) for genotype in found])
+        return bool(found)
+
+    def _propose(self) -> Trial:
+        """Ask Optuna for a trial; for one that is not distilled, and is known not to be, while there is no teacher."""
+        if self._gathering:
+            self._optuna.enqueue_trial({"distillation": 0.0})
+        return self._optuna.ask()
+
+    @property
+    def _gathering(self) -> bool:
+        return self.plan.bench.training.teacher == "ensemble" and not self.ensemble
 
     def _form(self, trial: Trial, room: int) -> Group | None:
         """Make a proposal the first of a group of at most `room`; None, and told so, where it is known already."""
@@ -205,7 +237,7 @@ class Study:
             return None
         siblings = [
             other
-            for deployment in self.plan.space.deployments(genotype.architecture, self._signature)
+            for deployment in self._space.deployments(genotype.architecture, self._signature, genotype.training.qat)
             if (other := replace(genotype, deployment=deployment)) != genotype and other.key not in self._known
         ][: max(room - 1, 0)]
         trial.set_user_attr("siblings", [to_json(sibling) for sibling in siblings])
@@ -217,7 +249,7 @@ class Study:
         """Put those siblings of a lead that are not there yet into the storage and start them."""
         for sibling in siblings:
             if sibling.key not in self._known:
-                parameters = self.plan.space.parameters(sibling, self._signature, distillation=self._alphas)
+                parameters = self._space.parameters(sibling, self._signature, **self._teaching)
                 kept = {"lead": lead, "genotype": to_json(sibling)}
                 self._optuna.enqueue_trial(parameters, user_attrs=kept)
                 trial = self._optuna.ask()
@@ -228,7 +260,7 @@ class Study:
         return Group(tuple(unfinished), tuple(unfinished.values()))
 
     def _sample(self, trial: Trial) -> Genotype:
-        return self.plan.space.sample(trial, self._signature, distillation=self._alphas)
+        return self._space.sample(trial, self._signature, **self._teaching)
 
     def _note(self, trial: Trial, genotype: Genotype) -> None:
         self._trials[trial.number] = trial
@@ -236,12 +268,17 @@ class Study:
         self._known[genotype.key] = trial.number
 
     @property
+    def _space(self) -> Space:
+        return known_space(self.plan, self.prepared)
+
+    @property
     def _signature(self) -> Signature:
         return from_json(Signature, self.prepared["signature"])
 
     @property
-    def _alphas(self) -> tuple[float, ...]:
-        return self.plan.bench.training.distillation
+    def _teaching(self) -> dict[str, tuple[float, ...]]:
+        training = self.plan.bench.training
+        return {"distillation": training.distillation, "hints": training.hints}
 
     # What came of it -------------------------------------------------------------------------------------------------
 
@@ -262,12 +299,8 @@ class Study:
             value = OBJECTIVES[name].read(outcome)
             if value is None or not math.isfinite(value):
                 return replace(outcome, state="failed", stage="measure", reason=f"its {name} is {value}, not a number")
-        for name, over in violations(outcome, self.plan.bench.bounds).items():
-            if over > 0:
-                value, unit = OBJECTIVES[name].read(outcome), OBJECTIVES[name].unit
-                reason = f"{name} {value:.4g} {unit} is over the bound of {self.plan.bench.bounds[name]:g}"
-                return replace(outcome, state="infeasible", reason=reason)
-        return outcome
+        reason = over_bound(outcome, self.plan.bench.bounds)
+        return replace(outcome, state="infeasible", reason=reason) if reason else outcome
 
     def _finish(self, number: int, outcome: Outcome) -> None:
         trial = self._trials.pop(number)
@@ -375,6 +408,8 @@ def _take_plan(opened: optuna.Study, plan: Plan) -> None:
         failed = opened.user_attrs.get("baseline")
         if not begun and not failed and "prepared" not in opened.user_attrs:
             changed = []
+        if not begun:
+            changed = [one for one in changed if not one.startswith("bench.hypermodel")]
         if not begun and failed and failed["state"] != "complete":
             mended = [one for one in changed if one.startswith(("baseline", "bench.teacher", "bench.model"))]
             changed = [one for one in changed if one not in mended]
@@ -384,6 +419,12 @@ def _take_plan(opened: optuna.Study, plan: Plan) -> None:
             raise StudyError(
                 f"the model {plan.bench.model.path} of study {name!r} has changed since it was started; put the old "
                 "file back, or give a study of the new one a name of its own with --name"
+            )
+        if any(one.startswith("bench.hypermodel.sha256") for one in changed) and plan.bench.hypermodel:
+            raise StudyError(
+                f"the code of {plan.bench.hypermodel.path}, or what it imports beside it, has changed since study "
+                f"{name!r} was started; take the change back, or give a study of the new code a name of its own with "
+                "--name"
             )
         if changed:
             raise StudyError(

@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.task import TASKS
-from search.front import front, hypervolume, tied, violations
+from search.batches import curve, forms
+from search.front import front, hypervolume, pick, tied, violations
+from search.gains import compression, twins_of
 from search.history import History
+from spaces.genotype import Genotype
 from spaces.record import to_json
 
 
@@ -31,6 +34,7 @@ def summarise(study: History | Kept) -> dict[str, Any]:
     """
     history = _upheld(study if isinstance(study, History) else study.history())
     numbers = front_of(history, final=True)
+    points = [point_of(history, number, numbers) for number in numbers]
     reference = reference_of(history)
     costs = [_costs(history, latest(history, number)) for number in numbers]
     volume = hypervolume([list(cost.values()) for cost in costs], list(reference.values())) if reference else 0.0
@@ -46,11 +50,14 @@ def summarise(study: History | Kept) -> dict[str, Any]:
         "reference": reference,
         "wall_s": history.wall_s,
         "seconds": seconds(history),
+        "training": throughput(history),
         "ended": history.ended,
         "rehearsal": history.plan.rehearsal,
         "final": bool(history.finals),
         "baseline": _baseline(history),
-        "front": [point_of(history, number, numbers) for number in numbers],
+        "front": points,
+        "compression": compression(history),
+        "batch_curve": _batch_curve(history, points),
     }
 
 
@@ -61,7 +68,7 @@ def front_of(history: History, *, final: bool = False) -> list[int | str]:
     that have them. They kept within the bounds in the search, so that only a latency whose whole interval is over its
     bound takes them off: the two figures are of different sittings.
     """
-    measured = {key: outcome for key, outcome in history.finals.items() if key != "baseline"} if final else {}
+    measured = {key: outcome for key, outcome in history.finals.items() if key in history.candidates} if final else {}
     pool = measured or history.candidates
     bounds = history.plan.bench.bounds
     judged = {number: _lowest(outcome) for number, outcome in measured.items()} or pool
@@ -87,7 +94,7 @@ def _upheld(history: History) -> History:
     reason = "measured again at the end, it was over the bound: the latency is that of the search"
     finals = dict(history.finals)
     for name, found in history.finals.items():
-        if name != "baseline":
+        if name in history.candidates:
             searched = history.candidates[name].measurement
             finals[name] = replace(found, measurement=searched, reason=reason, notes=(*found.notes, reason))
     return replace(history, finals=finals)
@@ -115,6 +122,32 @@ def reference_of(history: History) -> dict[str, float]:
     return corner
 
 
+def batches_left(history: History) -> dict[str, Genotype]:
+    """The chosen candidate at each batch of its curve that is not in the record yet, by name: "batch-4"."""
+    history = _upheld(history)
+    numbers = front_of(history, final=True)
+    points = [point_of(history, number, numbers) for number in numbers]
+    wanted = forms(history.plan.space, latest(history, knee_of(points)).genotype) if points else {}
+    kept = {name: outcome.genotype for name, outcome in history.batches.items()}
+    return {name: genotype for name, genotype in wanted.items() if kept.get(name) != genotype}
+
+
+def knee_of(points: Sequence[dict[str, Any]]) -> int | str:
+    """The point whose curve over batch sizes is in the record: the one that `--pick` takes by default."""
+    name: int | str = pick(points, "knee")["trial"]
+    return name
+
+
+def _batch_curve(history: History, points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The curve of the chosen point; None while the record has none, or that of another."""
+    if not points:
+        return None
+    name = knee_of(points)
+    mine = forms(history.plan.space, latest(history, name).genotype)
+    kept = [found for key, found in history.batches.items() if mine.get(key) == found.genotype]
+    return curve(name, kept, history.plan.bench.bounds)
+
+
 def nearest_miss(history: History) -> str:
     """The refused candidate that was nearest to its bounds, in words, for a study in which nothing kept within them."""
     refused = {number: outcome for number, outcome in history.candidates.items() if outcome.state == "infeasible"}
@@ -132,7 +165,8 @@ def nearest_miss(history: History) -> str:
 def seconds(history: History) -> dict[str, Any]:
     """Where the wall time went, and the workers' time by stage, which several of them spend at once."""
     stages: dict[str, float] = {}
-    for outcome in (*history.candidates.values(), *([history.baseline] if history.baseline else [])):
+    beside = (*history.twins.values(), *history.batches.values())
+    for outcome in (*history.candidates.values(), *beside, *([history.baseline] if history.baseline else [])):
         for stage, spent in outcome.seconds.items():
             stages[stage] = stages.get(stage, 0.0) + spent
     other = max(history.wall_s - history.training_s - history.measuring_s, 0.0)
@@ -142,6 +176,18 @@ def seconds(history: History) -> dict[str, Any]:
         "other": other,
         "other_share": other / history.wall_s if history.wall_s else 0.0,
         "stages": stages,
+    }
+
+
+def throughput(history: History) -> dict[str, Any]:
+    """How fast it trained: sequences an epoch times epochs, and how many a worker takes in a second of its epochs,
+    validation included. `wall_share` is that of the wall time in which something trained and nothing was measured.
+    """
+    return {
+        "sequences": history.sequences,
+        "epochs_s": history.epochs_s,
+        "sequences_per_s": history.sequences / history.epochs_s if history.epochs_s else 0.0,
+        "wall_share": history.training_s / history.wall_s if history.wall_s else 0.0,
     }
 
 
@@ -163,7 +209,7 @@ def _failures(history: History) -> list[dict[str, Any]]:
     baseline: list[tuple[int | str, Outcome]] = [("baseline", history.baseline)] if history.baseline else []
     return [
         {"trial": name, "stage": outcome.stage, "reason": outcome.reason}
-        for name, outcome in [*baseline, *history.candidates.items()]
+        for name, outcome in [*baseline, *history.candidates.items(), *history.twins.items()]
         if outcome.state == "failed"
     ]
 
@@ -211,6 +257,7 @@ def point_of(history: History, name: int | str, others: Sequence[int | str] = ()
         },
         "throughput_per_s": _per_s(outcome),
         "size_bytes": artifact.size_bytes,
+        "compressed_bytes": artifact.compressed_bytes,
         "peak_memory_bytes": measurement.peak_memory_bytes,
         **against,
         "artifact": {
@@ -222,6 +269,7 @@ def point_of(history: History, name: int | str, others: Sequence[int | str] = ()
         "costs": costs,
         "ties": ties,
         "final": name in history.finals and not outcome.reason,
+        "twins": twins_of(history, name),
         "notes": list(outcome.notes),
     }
 

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from objectives.outcome import Outcome
-from search.ledger import Key, Row, child_row, curve, point_row, study_tags, view_state
+from search.ledger import Key, Row, child_row, curve, point_row, study_metrics, study_tags, view_state
 from search.registered import travelling_code
 from search.turns import alone, swap
 from spaces.record import digest
@@ -117,9 +117,12 @@ class Projection:
                 self._runs[number] = self._client.get_run(run.info.run_id)
             self._parent = self._client.get_run(self._parent_id)
             self._draw_curves(summary, outcomes)
-            tags = study_tags(summary)
-            mine = self._parent.data.tags
-            self._log(self._parent_id, Row(tags={key: tag for key, tag in tags.items() if mine.get(key) != tag}))
+            tags, metrics, mine = study_tags(summary), study_metrics(summary), self._parent.data
+            fresh = Row(
+                metrics={key: figure for key, figure in metrics.items() if mine.metrics.get(key) != figure},
+                tags={key: tag for key, tag in tags.items() if mine.tags.get(key) != tag},
+            )
+            self._log(self._parent_id, fresh)
             self._save_view(summary)
 
     def attach(self, files: Mapping[str, str | bytes]) -> None:

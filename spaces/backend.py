@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # C++ chatter, read once at 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TensorFlow would import Keras 3, 4 s, which few need
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # read by Keras 3 at import
 os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else the first worker would take all of a GPU's memory
 
 with warnings.catch_warnings():  # third-party deprecations at import are not ours to mend
     warnings.simplefilter("ignore")

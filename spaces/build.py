@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-import spaces.cells.fast
-import spaces.cells.linear  # noqa: F401  (registers its layers, as `fast` does its cell)
 from spaces.backend import keras, tf
-from spaces.cells.cell import backwards, dense, find_cell
+from spaces.cells.cell import Cell, backwards, find_cell
+from spaces.cells.products import dense
 from spaces.errors import ModelError, SpecError
 from spaces.genotype import Architecture, Deployment
+from spaces.pooling import AttentionPooling, pooled
 from spaces.scan import Tensor
 from spaces.signature import PADDING, Signature
 
@@ -36,19 +36,25 @@ def build(architecture: Architecture, signature: Signature, seed: int) -> Any:
             f"space.frame_stack must be 1 for tagging, which labels every step, but got {architecture.frame_stack}."
         )
     keras.utils.set_random_seed(seed)
-    cell = find_cell(architecture.cell)
+    cell = cell_of(architecture)
     x = inputs = _input(signature)
     for layer in _preparation(architecture, signature):
         x = layer(x)
+    if architecture.brick:
+        x = Bricks(cell.layer(architecture.units, name="brick"), architecture.brick, name="bricks")(x)
     for index in range(1, architecture.layers + 1):
-        layer = cell.layer(
-            architecture.units, return_sequences=_sequences(architecture, signature, index), name=f"layer{index}"
-        )
-        x = (_both_ways(layer) if architecture.bidirectional else layer)(x)
+        sequences = _sequences(architecture, signature, index)
+        layer = cell.layer(architecture.units, return_sequences=sequences, name=f"layer{index}")
+        y = (_both_ways(layer) if architecture.bidirectional else layer)(x)
         if architecture.dropout:
-            x = keras.layers.Dropout(architecture.dropout, name=f"dropout{index}")(x)
+            y = keras.layers.Dropout(architecture.dropout, name=f"dropout{index}")(y)
+        if architecture.residual and index > 1:
+            y = keras.layers.Add(name=f"residual{index}")([x if sequences else LastStep(name="last")(x), y])
+        x = y
     if not signature.sequences and architecture.readout == "mean":
         x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    if not signature.sequences and architecture.readout == "attention":
+        x = AttentionPooling(name="pooling")(x)
     model = keras.Model(inputs, keras.layers.Dense(signature.outputs, name="head")(x))
     put_weights(model, {name: _start(cell, name, arrays) for name, arrays in weights_of(model).items()})
     return model
@@ -90,12 +96,14 @@ def served(
 ) -> Callable[[Tensor], Tensor]:
     """The lowered graph, a traceable function of static x that gives what `serving_model` gives.
 
-    x float32 [batch, time, features] or int32 [batch, time]; for the lowerings "loop" and "scan".
+    x float32 [batch, time, features] or int32 [batch, time]; for every lowering but "keras".
     """
-    cell = find_cell(architecture.cell)
+    cell = cell_of(architecture)
 
     def graph(x: Tensor) -> Tensor:
-        x, mask = _prepared(architecture, signature, weights, x)
+        x, mask = prepared(architecture, signature, weights, x)
+        if architecture.brick:
+            x, mask = _read_bricks(cell, weights["bricks"], x, mask, architecture.brick, deployment)
         for index in range(1, architecture.layers + 1):
             sequences = _sequences(architecture, signature, index)
             ways = [
@@ -107,13 +115,24 @@ def served(
             ]
             if len(ways) == 2:
                 ways[1] = backwards(ways[1]) if sequences else ways[1]
-            x = tf.concat(ways, axis=-1) if len(ways) == 2 else ways[0]
+            y = tf.concat(ways, axis=-1) if len(ways) == 2 else ways[0]
+            if architecture.residual and index > 1:
+                y += x if sequences else x[:, -1]
+            x = y
         if not signature.sequences and architecture.readout == "mean":
             x = tf.reduce_mean(x, 1) if mask is None else tf.reduce_sum(x * mask, 1) / tf.reduce_sum(mask, 1)
+        if not signature.sequences and architecture.readout == "attention":
+            with tf.name_scope("head"):
+                x = pooled(x, weights["pooling"][0], mask)
         with tf.name_scope("head"):
-            return _answer(dense(x, *weights["head"]), signature)
+            return answer_of(dense(x, *weights["head"]), signature)
 
     return graph
+
+
+def cell_of(architecture: Architecture) -> Cell:
+    """The cell of an architecture's layers, its matrices factored if asked for."""
+    return find_cell(architecture.cell + (f"@{architecture.rank}" if architecture.rank else ""))
 
 
 def _input(signature: Signature) -> Any:
@@ -141,7 +160,7 @@ def _preparation(architecture: Architecture, signature: Signature) -> Iterator[A
         yield FrameStack(architecture.frame_stack, name="frames")
 
 
-def _prepared(architecture: Architecture, signature: Signature, weights: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
+def prepared(architecture: Architecture, signature: Signature, weights: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     """What `_preparation`'s layers make of x, and the mask [batch, time, 1] as floats, or None where there is none."""
     mask = None
     if signature.vocabulary:
@@ -152,7 +171,8 @@ def _prepared(architecture: Architecture, signature: Signature, weights: Weights
         mask = tf.cast(x[:, :, :1] > PADDING / 2, tf.float32)
         x = x * mask
     if signature.mean and not signature.vocabulary:
-        x = (x - np.array(signature.mean, np.float32)) * (1.0 / np.array(signature.std, np.float32))
+        # Of rank 3, or TFLite would fold it into the first kernel, where the widest feature coarsens the rest's grid.
+        x = (x - np.array(signature.mean, np.float32)) * (1.0 / np.array(signature.std, np.float32)).reshape(1, 1, -1)
     if architecture.frame_stack > 1:
         x, mask = _stacked(x, mask, architecture.frame_stack)
     return x, mask
@@ -160,7 +180,7 @@ def _prepared(architecture: Architecture, signature: Signature, weights: Weights
 
 def _sequences(architecture: Architecture, signature: Signature, index: int) -> bool:
     """Whether this layer gives every step: all but the last do, and that one unless only its last step is read."""
-    return index < architecture.layers or signature.sequences or architecture.readout == "mean"
+    return index < architecture.layers or signature.sequences or architecture.readout != "last"
 
 
 def _both_ways(forward: Any) -> Any:
@@ -181,10 +201,10 @@ def _weighted(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _start(cell: Any, name: str, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    return cell.initialise(arrays) if name.startswith("layer") else arrays
+    return cell.initialise(arrays) if name.startswith(("layer", "bricks")) else arrays
 
 
-def _answer(logits: Tensor, signature: Signature) -> Tensor:
+def answer_of(logits: Tensor, signature: Signature) -> Tensor:
     if signature.kind != "regression":
         return tf.nn.softmax(logits)
     if signature.target_mean:
@@ -206,6 +226,87 @@ def _stacked(x: Tensor, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     if short:
         x = tf.pad(x, [[0, 0], [0, short], [0, 0]])
     return tf.reshape(x, [-1, frames, factor * features]), mask
+
+
+def _read_bricks(
+    cell: Cell, weights: list[np.ndarray], x: Tensor, mask: Tensor, size: int, deployment: Deployment
+) -> tuple[Tensor, Tensor]:
+    """What `Bricks` makes of x, and its mask."""
+    bricks, marks, mask = _bricks(x, mask, size)
+    last = cell.lowered(weights, bricks, marks, return_sequences=False, go_backwards=False, deployment=deployment)
+    return tf.reshape(last, [x.shape[0], -1, last.shape[-1]]), mask
+
+
+def _bricks(x: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Bricks [batch x bricks, size, features] with their masks, filled up with masked zeros at the end; and the mask
+    [batch, bricks, 1] of those with a step that counts.
+    """
+    _, time, features = x.shape
+    short, whole = -time % size, mask is None
+    if short:
+        mask = tf.ones_like(x[:, :, :1]) if whole else mask
+        x, mask = (tf.pad(each, [[0, 0], [0, short], [0, 0]]) for each in (x, mask))
+    bricks = tf.reshape(x, [-1, size, features])
+    marks = None if mask is None else tf.reshape(mask, [-1, size, 1])
+    if whole:
+        return bricks, marks, None
+    return bricks, marks, tf.reshape(tf.reduce_max(marks, 1), [-1, (time + short) // size, 1])
+
+
+@keras.saving.register_keras_serializable(package="brisk")
+class Bricks(keras.layers.Wrapper):  # type: ignore[misc]
+    """ShaRNN's first stage (Dennis 2019, "Shallow RNNs"): a recurrent layer reads bricks of `size` steps side by side,
+    each from a state of zeros, and gives its last state of each: [batch, time, features] -> [batch, bricks, units].
+
+    A loop of `size` steps and one of time / size in place of one of time.
+    """
+
+    def __init__(self, layer: Any, size: int, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.size = size
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Make the inner layer's weights."""
+        if not self.layer.built:
+            self.layer.build((None, self.size, input_shape[-1]))
+            self.layer.built = True
+        self.built = True
+
+    def call(self, inputs: Tensor, mask: Tensor = None, training: bool | None = None) -> Tensor:
+        """The last states."""
+        marks = None if mask is None else tf.cast(mask, inputs.dtype)[:, :, None]
+        bricks, marks, _ = _bricks(inputs, marks, self.size)
+        last = self.layer(bricks, mask=None if marks is None else marks[:, :, 0] > 0.0, training=training)
+        return tf.reshape(last, [-1, -(-inputs.shape[1] // self.size), last.shape[-1]])
+
+    def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
+        """A brick counts if any of its steps does."""
+        if mask is None:
+            return None
+        marks = tf.cast(mask, tf.float32)[:, :, None]
+        return _bricks(marks, marks, self.size)[2][:, :, 0] > 0.0
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the layer again."""
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="brisk")
+class LastStep(keras.layers.Layer):  # type: ignore[misc]
+    """The last step of a sequence; a masked one repeats the output before it, so the last that counts."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
+        """[batch, time, units] -> [batch, units]."""
+        return inputs[:, -1]
+
+    def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
+        """There are no steps any more."""
+        return None
 
 
 @keras.saving.register_keras_serializable(package="brisk")

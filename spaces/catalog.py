@@ -11,7 +11,8 @@ class CellFacts:
 
     place: str
     lowerings: tuple[str, ...]
-    recurrent_matrix: bool  # whether a step multiplies the state by a matrix (else "rec8" and "rec4" mean nothing)
+    recurrent_matrix: bool  # whether a step multiplies the state by a matrix (else "rec8", "rec4", rank mean nothing)
+    removable: bool = True  # whether whole units can be cut out of a trained layer, by the axes its weights declare
 
 
 CELLS: dict[str, CellFacts] = {
@@ -19,8 +20,25 @@ CELLS: dict[str, CellFacts] = {
     "gru": CellFacts("spaces.cells.gated:GRU", ("loop", "keras"), True),
     "simple_rnn": CellFacts("spaces.cells.gated:SimpleRNN", ("loop", "keras"), True),
     "fastgrnn": CellFacts("spaces.cells.fast:FastGRNN", ("loop",), True),
+    "fastrnn": CellFacts("spaces.cells.fast:FastRNN", ("loop",), True),
+    "lstmp": CellFacts("spaces.cells.light:LSTMP", ("loop",), True, removable=False),
+    "cifg": CellFacts("spaces.cells.light:CIFG", ("loop",), True),
+    "mgu": CellFacts("spaces.cells.light:MGU", ("loop",), True),
+    "ligru": CellFacts("spaces.cells.light:LiGRU", ("loop",), True),
+    "indrnn": CellFacts("spaces.cells.elementwise:IndRNN", ("loop",), False),
+    "sru": CellFacts("spaces.cells.elementwise:SRU", ("loop",), False, removable=False),
     "qrnn": CellFacts("spaces.cells.linear:QRNN", ("scan", "loop"), False),
     "mingru": CellFacts("spaces.cells.linear:MinGRU", ("scan", "loop"), False),
+    "qrnn_f": CellFacts("spaces.cells.linear:QRNNF", ("scan", "loop"), False),
+    "qrnn_ifo": CellFacts("spaces.cells.linear:QRNNIFO", ("scan", "loop"), False),
+    "sru1": CellFacts("spaces.cells.linear:SRU1", ("scan", "loop"), False, removable=False),
+    "minlstm": CellFacts("spaces.cells.linear:MinLSTM", ("scan", "loop"), False),
+    "mingru_signed": CellFacts("spaces.cells.linear:SignedMinGRU", ("scan", "loop"), False),
+    "lru": CellFacts("spaces.cells.state_space:LRU", ("scan", "loop"), False),
+    "mamba": CellFacts("spaces.cells.state_space:Mamba", ("scan", "loop"), False, removable=False),
+    "tcn": CellFacts("spaces.cells.tcn:TCN", ("parallel",), False, removable=False),
+    "attention": CellFacts("spaces.cells.attention:Attention", ("parallel",), False, removable=False),
+    "linear_attention": CellFacts("spaces.cells.attention:LinearAttention", ("parallel",), False, removable=False),
 }
 
 BITS: dict[str, str] = {
@@ -31,11 +49,17 @@ BITS: dict[str, str] = {
     "rec4": "int4 recurrent matrices, int8 input projections, float32 head",
     "4": "int4 weights of every matrix but the head",
     "full8": "static int8, weights and activations, by the stock converter (kills its process on a WHILE graph)",
+    "full16x8": "static int8 weights and int16 activations, likewise: for accelerators, slow on a CPU",
 }
 
-STOCK_BITS = ("32", "16", "8", "full8")
+STATIC_BITS = ("full8", "full16x8")
+"""What the stock converter makes of any lowering, calibrated on data: every operation in integers."""
+
+STOCK_BITS = ("32", "16", "8", *STATIC_BITS)
 """What the stock converter can be asked for, on the "keras" lowering."""
 
+QAT_BITS = ("8", "rec8", "rec4", "4")
+"""What weights can be trained for: the widths on integer grids that brisk's own lowerings are narrowed to."""
 
 ROLES = ("embedding", "input", "recurrent", "head")
 """The parts that a matrix can play."""
@@ -46,7 +70,7 @@ _ASKED: dict[str, dict[str, int]] = {
     "rec8": {"recurrent": 8},
     "rec4": {"embedding": 8, "input": 8, "recurrent": 4},
     "4": {"embedding": 4, "input": 4, "recurrent": 4},
-    "full8": dict.fromkeys(ROLES, 8),
+    **{bits: dict.fromkeys(ROLES, 8) for bits in STATIC_BITS},
 }
 _HEAD = {"8": 8, "rec8": 8, "rec4": 8, "4": 4}  # where the head is asked for too
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
-from spaces.catalog import BITS, CELLS, legal_bits
+from spaces.catalog import BITS, CELLS, QAT_BITS, legal_bits
 from spaces.errors import SpecError, nearest
-from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.gene import Gene, Trial
+from spaces.genotype import Architecture, Deployment, Genotype, Training, kept_units
+from spaces.hyperspace import KEYS, Hyperspace
 from spaces.signature import Signature
 
-LOWERINGS = ("loop", "scan", "keras")
-READOUTS = ("last", "mean")
+LOWERINGS = ("loop", "scan", "parallel", "keras")
+READOUTS = ("last", "mean", "attention")
 MAX_LAYERS = 3
 MAX_UNITS = 4096
-
-
-class Trial(Protocol):
-    """What `Space.sample` asks of an Optuna trial."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -44,13 +38,29 @@ class Space:
     readout: tuple[str, ...] = ("last",)
     embedding: tuple[int, ...] = (32,)
     dropout: tuple[float, ...] = (0.0,)
+    rank: tuple[int, ...] = (0,)
+    residual: tuple[bool, ...] = (False,)
+    brick: tuple[int, ...] = (0,)
     learning_rate: tuple[float, ...] = (1e-3, 1e-2)
     sparsity: tuple[float, ...] = (0.0,)
+    block: tuple[int, ...] = (1,)
+    pruned_units: tuple[float, ...] = (0.0,)
+    qat: tuple[str, ...] = ("",)
     bits: tuple[str, ...] = ("32", "8")
-    lowering: tuple[str, ...] = ("loop", "scan")
+    lowering: tuple[str, ...] = ("loop", "scan", "parallel")
     steps: tuple[int, ...] = (1, 4)
     batch: tuple[int, ...] = (1,)
     quantize_head: bool = False
+    hypermodel: str = ""  # "module:build", whose models are searched in place of cells
+    genes: tuple[Gene, ...] = field(default=(), metadata={"unwritten": True})  # its hyperparameters, once known
+
+    @property
+    def own(self) -> Hyperspace | None:
+        """What there is to choose of the user's hypermodel and its deployment; None where the cells are brisk's."""
+        if not self.hypermodel:
+            return None
+        chosen = (self.learning_rate, self.bits, self.lowering, self.steps, self.batch)
+        return Hyperspace(self.hypermodel, self.genes, *chosen)
 
     def check(self, kind: str, time_steps: int | None = None) -> None:
         """Raise SpecError, naming key and value, where the space asks for what cannot be built for the task.
@@ -65,14 +75,25 @@ class Space:
         faulty = list(self._own_problems())
         yield from faulty
         if not faulty:
-            yield from self._joint_problems(kind, time_steps)
+            yield from self.own.problems() if self.own else self._joint_problems(kind, time_steps)
 
-    def sample(self, trial: Trial, signature: Signature, *, distillation: Sequence[float] = (0.0,)) -> Genotype:
-        """Draw a point; the same trial gives the same point again. `distillation` are the alphas of `[training]`.
+    def sample(
+        self,
+        trial: Trial,
+        signature: Signature,
+        *,
+        distillation: Sequence[float] = (0.0,),
+        hints: Sequence[float] = (0.0,),
+    ) -> Genotype:
+        """Draw a point; the same trial gives the same point again. `distillation` and `hints` are `[training]`'s.
+
+        Hints are drawn for what is distilled alone: without a teacher they would be trials of one and the same thing.
 
         A choice that depends on the cell or the lowering is named after what there is to choose from
         ("bits.32-8-rec8"), because Optuna freezes the choices of a name for a whole study.
         """
+        if self.own:
+            return self.own.sample(trial, signature)
         embedding = self.embedding if signature.vocabulary else (Architecture.embedding,)
         architecture = Architecture(
             cell=_choose(trial, "cell", self.cell),
@@ -84,56 +105,116 @@ class Space:
             embedding=_choose(trial, "embedding", embedding),
             dropout=_real(trial, "dropout", self.dropout),
         )
+        architecture = self._with_knobs(trial, architecture, signature)
+        alpha = _choose(trial, "distillation", tuple(distillation))
+        sparsity = _choose(trial, "sparsity", self.sparsity)
         training = Training(
             learning_rate=_real(trial, "learning_rate", self.learning_rate, log=True),
-            distillation=_choose(trial, "distillation", tuple(distillation)),
-            sparsity=_choose(trial, "sparsity", self.sparsity),
+            distillation=alpha,
+            hints=_choose(trial, "hints", tuple(hints)) if alpha > 0 else 0.0,
+            sparsity=sparsity,
+            block=_choose(trial, "block", self.block) if sparsity else 1,
+            pruned_units=_choose_named(trial, "pruned_units", self._pruned(architecture)),
+            qat=_choose_named(trial, "qat", self._trained_for(architecture)),
         )
-        lowering = _choose_named(trial, "lowering", self._lowerings(architecture.cell))
+        lowering = _choose_named(trial, "lowering", self._lowerings(architecture, training.qat))
         deployment = Deployment(
             lowering=lowering,
             steps=_choose_named(trial, "steps", self._steps(lowering, architecture, signature)),
-            bits=_choose_named(trial, "bits", self._bits(architecture.cell, lowering)),
+            bits=_choose_named(trial, "bits", self._bits(architecture.cell, lowering, training.qat)),
             batch=_choose(trial, "batch", self.batch),
         )
         return Genotype(architecture, training, deployment)
 
     def parameters(
-        self, genotype: Genotype, signature: Signature, *, distillation: Sequence[float] = (0.0,)
+        self,
+        genotype: Genotype,
+        signature: Signature,
+        *,
+        distillation: Sequence[float] = (0.0,),
+        hints: Sequence[float] = (0.0,),
     ) -> dict[str, Any]:
         """The inverse of `sample`: the Optuna parameters that draw this genotype. Raises SpecError if none do."""
+        if self.own:
+            return self.own.parameters(genotype, signature)
         replay = _Replay(genotype)
-        if self.sample(replay, signature, distillation=distillation) != genotype:
+        if self.sample(replay, signature, distillation=distillation, hints=hints) != genotype:
             raise SpecError(f"the candidate {genotype} lies outside the space; widen [space] to hold it")
         return replay.parameters
 
-    def deployments(self, architecture: Architecture, signature: Signature) -> tuple[Deployment, ...]:
-        """Every legal form in which a trained model of this architecture can be served, in a fixed order."""
+    def deployments(self, architecture: Architecture, signature: Signature, qat: str = "") -> tuple[Deployment, ...]:
+        """Every legal form in which a trained model of this architecture can be served, in a fixed order.
+
+        One whose weights were trained for some bits (`qat`) is served in those alone.
+        """
+        if self.own:
+            return self.own.deployments(signature)
         return tuple(
             Deployment(lowering, steps, bits, batch)
-            for lowering in self._lowerings(architecture.cell)
+            for lowering in self._lowerings(architecture, qat)
             for steps, bits, batch in product(
-                self._steps(lowering, architecture, signature), self._bits(architecture.cell, lowering), self.batch
+                self._steps(lowering, architecture, signature), self._bits(architecture.cell, lowering, qat), self.batch
             )
         )
 
-    def _lowerings(self, cell: str) -> tuple[str, ...]:
-        legal = (lowering for lowering in self.lowering if lowering in CELLS[cell].lowerings)
-        return tuple(lowering for lowering in legal if self._bits(cell, lowering))
+    def _with_knobs(self, trial: Trial, plain: Architecture, signature: Signature) -> Architecture:
+        """With the knobs that mean something for this cell, depth, width and data, each drawn from what is legal."""
+        if not self._lowerings(replace(plain, rank=1)):  # the stock converter alone serves it: no layer of ours
+            return plain
+        ranks = tuple(rank for rank in self.rank if rank == 0 or self._factors(plain, rank))
+        frames = -(-signature.time_steps // plain.frame_stack)
+        bricks = tuple(brick for brick in self.brick if 2 * brick <= frames and not (brick and signature.sequences))
+        deep = plain.layers > 1 and not plain.bidirectional
+        return replace(
+            plain,
+            rank=_choose_named(trial, "rank", ranks or (0,)),
+            residual=_choose(trial, "residual", self.residual) if deep else False,
+            brick=_choose_named(trial, "brick", bricks or (0,)),
+        )
 
-    def _bits(self, cell: str, lowering: str) -> tuple[str, ...]:
+    def _factors(self, architecture: Architecture, rank: int) -> bool:
+        """Whether factors of this rank are fewer weights than the matrix; for a square one, below half its side."""
+        return CELLS[architecture.cell].recurrent_matrix and 2 * rank <= architecture.units
+
+    def _pruned(self, architecture: Architecture) -> tuple[float, ...]:
+        """The shares of units that can be cut out of its layers, one for every number of units that is left."""
+        shares: dict[int, float] = {}
+        for share in self.pruned_units if CELLS[architecture.cell].removable else ():
+            units = kept_units(architecture.units, share)
+            factors = not architecture.rank or self._factors(replace(architecture, units=units), architecture.rank)
+            if not share or (units < architecture.units and factors):
+                shares.setdefault(units, share)
+        return tuple(shares.values()) or (0.0,)
+
+    def _trained_for(self, architecture: Architecture) -> tuple[str, ...]:
+        """The bits that its weights can be trained for: those that one of our own lowerings serves."""
+        return tuple(qat for qat in self.qat if self._lowerings(architecture, qat)) or ("",)
+
+    def _lowerings(self, architecture: Architecture, qat: str = "") -> tuple[str, ...]:
+        cell = architecture.cell
+        legal = (lowering for lowering in self.lowering if lowering in CELLS[cell].lowerings)
+        buildable = (lowering for lowering in legal if lowering != "keras" or architecture.stock)
+        return tuple(lowering for lowering in buildable if self._bits(cell, lowering, qat))
+
+    def _bits(self, cell: str, lowering: str, qat: str = "") -> tuple[str, ...]:
         legal = legal_bits(cell, lowering)
+        if qat:  # the stock converter rounds other matrices, on a grid of its own
+            legal = (qat,) if qat in legal and lowering != "keras" else ()
         return tuple(bits for bits in self.bits if bits in legal)
 
     def _steps(self, lowering: str, architecture: Architecture, signature: Signature) -> tuple[int, ...]:
         if lowering != "loop":
             return (1,)
         frames = -(-signature.time_steps // architecture.frame_stack)
+        if architecture.brick:
+            frames = max(architecture.brick, -(-frames // architecture.brick))
         return tuple(dict.fromkeys(min(steps, frames) for steps in self.steps))
 
     def _own_problems(self) -> Iterator[tuple[str, str]]:
         for row in fields(self):
-            if row.name == "quantize_head":
+            if row.name in ("quantize_head", "hypermodel", "genes"):
+                continue
+            if self.own and (row.name not in KEYS or row.name == "lowering"):
                 continue
             values = getattr(self, row.name)
             if not values:
@@ -156,15 +237,36 @@ class Space:
             yield "readout", f"got {list(self.readout)}; tagging reads every step, so leave the key out"
         if self.quantize_head and set(self.lowering) <= {"keras"}:
             yield "quantize_head", "got true, but the stock converter decides that itself; leave the key out"
+        if kind == "tagging" and self.brick != (0,):
+            yield "brick", f"got {list(self.brick)}; tagging answers at every step, so leave the key out"
+        if time_steps is not None and 2 * max(self.brick) * min(self.frame_stack) > time_steps:
+            yield "brick", f"got {max(self.brick)}; the sequences have only {time_steps} time steps, so two do not fit"
         if time_steps is not None and max(self.frame_stack) > time_steps:
             yield "frame_stack", f"got {max(self.frame_stack)}; the sequences have only {time_steps} time steps"
+        if max(self.rank) and not any(CELLS[cell].recurrent_matrix for cell in self.cell):
+            yield "rank", f"got {list(self.rank)}, but no cell here has a recurrent matrix; leave the key out"
+        if max(self.rank) and not any(0 < 2 * rank <= self.units[min(1, len(self.units) - 1)] for rank in self.rank):
+            yield "rank", f"got {list(self.rank)}; a rank above half the units saves nothing, and units ends earlier"
+        if max(self.pruned_units) and not any(CELLS[cell].removable for cell in self.cell):
+            cells = ", ".join(self.cell)
+            yield "pruned_units", f"got {list(self.pruned_units)}, but {cells} has no units to cut; leave the key out"
+        if missing := [qat for qat in self.qat if qat and qat not in self.bits]:
+            yield "qat", f"got {missing[0]!r}, which only serves {missing[0]!r}; name it in bits too"
+        if any(self.qat) and set(self.lowering) <= {"keras"}:
+            yield "qat", f"got {list(self.qat)}, but the stock converter has a grid of its own; leave the key out"
+        if max(self.block) > 1 and not max(self.sparsity):
+            yield "block", f"got {list(self.block)}, but no zeros are asked for; name a share in sparsity"
+        if True in self.residual and (max(self.layers) == 1 or False not in self.bidirectional):
+            yield "residual", "got true; it joins layers of one direction, so ask for 2 or more layers, or leave it out"
         for cell in self.cell:
             lowerings = CELLS[cell].lowerings
             if not set(lowerings) & set(self.lowering):
                 yield "lowering", f"got {list(self.lowering)}; {cell} can be served by {' or '.join(lowerings)} only"
-            elif not self._lowerings(cell):
+            elif not self._lowerings(Architecture(cell, units=0)):
                 legal = dict.fromkeys(bits for lowering in lowerings for bits in legal_bits(cell, lowering))
                 yield "bits", f"got {list(self.bits)}, none of which fits {cell}; it takes {', '.join(legal)}"
+            elif "attention" in self.readout and not self._lowerings(Architecture(cell, units=0, readout="attention")):
+                yield "readout", f'got "attention", which "keras", the only lowering of {cell} here, does not have'
 
 
 @dataclass(frozen=True)
@@ -206,7 +308,13 @@ _LEGAL: dict[str, tuple[Callable[[Any], bool], str | Iterable[str]]] = {
     "frame_stack": (lambda n: n >= 1, "frames are stacks of 1 or more time steps"),
     "readout": (READOUTS.__contains__, READOUTS),
     "embedding": (lambda n: 1 <= n <= MAX_UNITS, f"tokens are embedded in 1 to {MAX_UNITS} numbers"),
+    "rank": (lambda rank: 0 <= rank <= MAX_UNITS, "the rank of the factors is at least 1, or 0 for whole matrices"),
+    "residual": (lambda _: True, ""),
+    "brick": (lambda n: n == 0 or n >= 2, "a brick has 2 or more time steps, or is 0 for none"),
     "sparsity": (lambda share: 0 <= share < 1, "the share of zeros is at least 0 and less than 1"),
+    "block": (lambda n: 1 <= n <= MAX_UNITS, "zeros come in rows of 1 or more weights"),
+    "pruned_units": (lambda share: 0 <= share < 1, "the share of units cut out is at least 0 and less than 1"),
+    "qat": (("", *QAT_BITS).__contains__, QAT_BITS),
     "bits": (BITS.__contains__, BITS),
     "lowering": (LOWERINGS.__contains__, LOWERINGS),
     "steps": (lambda n: n >= 1, "an iteration works off 1 or more time steps"),

@@ -21,6 +21,15 @@ from search.study import Study
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.space import Space
 
+PRELOAD = [
+    "search.drive",
+    "objectives.rehearsal",
+    "optuna.storages._rdb.storage",
+    "alembic.command",
+    "sqlalchemy.orm",
+]
+"""What a process that drives a study imports, for a fork server to have at hand."""
+
 BASELINE = Genotype(Architecture("lstm", 128), Training(), Deployment("keras", 1, "8"))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from rehearsed import bench, plan
-from sample_study import outcome, point
+from sample_study import outcome, point, study
 
 from experiments import ui
 from experiments.card import card_of, readme
@@ -86,10 +86,10 @@ def history(baseline: Outcome | None, told: dict[int, Outcome]) -> History:
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_words(trial: str, words: str) -> None:
-    study = history(outcome(1, state="failed"), {4: outcome(4), 5: outcome(5, state="infeasible")})
+    past = history(outcome(1, state="failed"), {4: outcome(4), 5: outcome(5, state="infeasible")})
     with pytest.raises(InputError, match=words):
-        chosen(study, "knee", trial)
-    assert chosen(study, "knee", "4")[0] == 4
+        chosen(past, "knee", trial)
+    assert chosen(past, "knee", "4")[0] == 4
 
 
 def test_the_baseline_can_be_chosen_where_there_is_one() -> None:
@@ -102,7 +102,15 @@ def test_a_rehearsal_cannot_be_exported(tmp_path: Path) -> None:
     Study.start(tmp_path, "s", plan(tmp_path)).close()
     with pytest.raises(InputError, match="figures are invented"):
         export_point(
-            tmp_path, "s", rule=None, trial=None, to="tflite", out=tmp_path / "x", overwrite=False, as_json=True
+            tmp_path,
+            "s",
+            rule=None,
+            trial=None,
+            to="tflite",
+            out=tmp_path / "x",
+            overwrite=False,
+            frames=None,
+            as_json=True,
         )
 
 
@@ -124,6 +132,20 @@ def test_the_card_gives_the_quality_of_what_was_written() -> None:
     assert card_of(WAVES, known, chosen_point, found(), study="s", to="tflite")["latency_ms"]["of"] == (
         "the .tflite artifact"
     )
+
+
+def test_the_card_tells_of_other_batch_sizes_and_of_what_its_training_bought() -> None:
+    twin = {"technique": "distillation", "setting": "0.5", "twin": "twin-1", "latency_ratio": 1.0, "bytes_ratio": 1.0}
+    twin |= {"compressed_ratio": 1.0, "error_change": -0.012, "tested": True, "verdict": "more accurate"}
+    chosen_point = {**point(3, quantised(0.9), None), "twins": [twin]}
+    card = card_of(WAVES, quantised(0.9), chosen_point, found(), study="s", to="tflite")
+    card["batch_curve"] = study(4)[0]["batch_curve"]
+    told = readme(card)
+    assert "distillation 0.5: more accurate (1.00× in time, -1.2 pt in error on test data)" in told
+    assert "From a batch of 4 on, throughput grows by less than 10 %." in told
+    assert "| 4 | 0.100 | 0.0250 | 40,000 | 684 |  |" in told
+    assert "| 32 | 0.770 | 0.0241 | 41,558 | 8,887 | excluded: memory 8887 KiB is over the bound of 4096 |" in told
+    assert card["twins"] == [twin]
 
 
 def test_the_card_of_a_token_model_tells_its_vocabulary() -> None:

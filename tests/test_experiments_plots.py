@@ -1,12 +1,16 @@
 import copy
 import re
+import sys
 from dataclasses import replace
 
 import pytest
+from rehearsed import plan
 from sample_study import outcome, study
 
 from experiments import plots, ui
 from experiments.picture import picture, running_best, ticks, y_range
+from experiments.publish import publish
+from search.study import Study
 from spaces.errors import StudyError
 
 
@@ -55,6 +59,36 @@ def test_every_measured_candidate_is_a_mark_once():
 def test_the_axis_says_which_data_the_figures_are_of():
     assert picture(*study(8, tested=True)).y_label == "accuracy, test data"
     assert picture(*study(8, tested=False)).y_label == "accuracy, validation data"
+
+
+def test_calls_of_different_batch_sizes_compare_by_the_sequence():
+    summary, outcomes = study(8)
+    before = picture(summary, outcomes)
+    summary["front"][0]["latency_ms"] |= {"batch": 8}
+    shown = picture(summary, outcomes)
+    assert min(mark.x_ms for mark in shown.front) == pytest.approx(min(mark.x_ms for mark in before.front) / 8)
+    assert before.x_label.startswith("latency of one call")
+    assert shown.x_label.startswith("latency of one sequence")
+
+
+def test_what_goes_to_mlflow_beside_the_front_says_what_the_terminal_says(tmp_path):
+    summary, outcomes = study(8)
+    files = plots.drawings(summary, outcomes, tmp_path)
+    assert files.keys() == {"front.html", "front.png", "compression.md", "batches.md"}
+    for page in (files["front.html"], files["compression.md"]):
+        assert "1.4× faster, smaller, but less accurate" in page
+        assert "no gain: less accurate" in page
+    for page in (files["front.html"], files["batches.md"]):
+        assert "excluded: memory 8887 KiB is over the bound of 4096" in page
+        assert "From a batch of 4 on, throughput grows by less than 10 %." in page
+    bare = {**summary, "compression": [], "batch_curve": None}
+    assert plots.drawings(bare, outcomes, tmp_path).keys() == {"front.html", "front.png"}
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "experiments.plots", None)  # as where matplotlib cannot be imported
+    with Study.start(tmp_path, "s", plan(tmp_path)) as kept:
+        assert "experiments.plots" in publish(tmp_path, kept.history())
 
 
 def test_the_frame_holds_front_and_baseline_whatever_the_others_did():

@@ -86,6 +86,12 @@ def test_a_study_that_ended_early_says_why():
     assert "It ended" not in written({**summary, "ended": "trials"})
 
 
+def test_how_fast_it_trained_is_one_line():
+    summary, _ = study(24)
+    assert "Trained on 1,234,567 sequences, 4,210 a second in each worker" in written(summary)
+    assert "Trained on" not in written({**summary, "training": {"sequences": 0}})
+
+
 def test_failures_of_a_kind_are_told_once():
     failures = [{"trial": n, "stage": "lower", "reason": "signal\n11"} for n in range(12)]
     failures.append({"trial": 99, "stage": "train", "reason": "out of memory"})

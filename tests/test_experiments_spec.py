@@ -130,7 +130,8 @@ def test_set_overrides_and_adds(written: Any) -> None:
 
 def test_what_a_study_may_change_when_it_goes_on(written: Any) -> None:
     plan = written(TWO).plan("home")
-    for item in ("study.trials=9", "study.timeout=9s", "study.workers=2", "search.trial_timeout=9s"):
+    places = ("study.trials=9", "study.timeout=9s", "study.workers=2", "search.trial_timeout=9s")
+    for item in (*places, "training.accelerator=cpu"):
         assert written(TWO, item).plan("other").key == plan.key
     for item in ("study.seed=1", "space.layers=2", "training.epochs=9", "objectives.size={}", "task.data=adding"):
         changed = written(TWO, item).plan("home")
@@ -175,7 +176,13 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[baseline]\narchitecture = { cell = 'gru' }\n" + TWO, r"baseline\.architecture\.units: is missing"),
         ("[study]\ntrials = = 5", r"mine\.toml: is not TOML: .*line 2"),
         # Not yet
-        ("[space]\nhypermodel = 'm:f'\n" + TWO, r"space\.hypermodel: got 'm:f'; .* not searched yet"),
+        ("[space]\nhypermodel = 'm'\n" + TWO, r"space\.hypermodel: got 'm'; give .module:build."),
+        ("[space]\nhypermodel = 'm:f'\nunits = 8\n" + TWO, r"space\.units: got 8, but space\.hypermodel says what"),
+        ("[space]\nhypermodel = 'm:f'\nlowering = 'scan'\n" + TWO, r"space\.lowering: got .* is served by loop or"),
+        (
+            BASELINE + "teacher = true\n[space]\nhypermodel = 'm:f'\n[training]\ndistillation = 0.5\n" + TWO,
+            r"training\.distillation: got \[0\.5\], but m:f trains its models by itself; leave the key out",
+        ),
         ("[objectives]\nquality = {}\nlatency = { batch = 8 }", r"latency\.batch: got 8; .* set space\.batch instead"),
         ("[space]\ncell = ['my.cells:Cell']\n" + TWO, r"space\.cell: got 'my\.cells:Cell'; cells of your own are not"),
         # Single values
@@ -186,7 +193,10 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[task]\nmetric = 'f1'\n" + TWO, r"task\.metric: got 'f1'; classification is judged by 'accuracy'"),
         ("[task]\nsplits = [0.6, 0.2, 0.3]\n" + TWO, r"task\.splits: got \[0\.6, 0\.2, 0\.3\]; give three shares"),
         ("[task]\ntargets = 'y.npy'\n" + TWO, r"task\.targets: got 'y\.npy', but data = 'digits-rows' holds its own"),
-        ("[task]\nsamples = 50\n" + TWO, r"task\.samples: got 50; only adding and parity are generated"),
+        (
+            "[task]\nsamples = 50\n" + TWO,
+            r"task\.samples: got 50; only adding, .* are generated",
+        ),
         ("[training]\nclipnorm = nan\n" + TWO, r"training\.clipnorm: got nan; it must lie from"),
         ("[storage]\noptuna = 'postgresql://h/d'\n" + TWO, r"storage\.optuna: .* home's own SQLite file for now"),
         ("[storage]\nmlflow = 'study.db'\n" + TWO, r"storage\.mlflow: got 'study\.db'; give a URL"),
@@ -226,6 +236,7 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
             BASELINE + "training = { distillation = 0.5 }\n" + TWO,
             r"baseline\.training\.distillation: .* has no teacher",
         ),
+        (BASELINE + "training = { hints = 0.5 }\n" + TWO, r"baseline\.training\.hints: the baseline has no teacher"),
         (
             "[baseline]\narchitecture = { cell = 'lsm', units = 8 }\n" + TWO,
             r"architecture\.cell: got 'lsm'; did you .* 'lstm'",
@@ -236,6 +247,20 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
             r"training\.distillation: .* nothing teaches; set baseline\.teacher = true",
         ),
         (BASELINE + "[training]\ndistillation = 0.5\n" + TWO, r"training\.distillation: .* nothing teaches"),
+        ("[training]\nhints = [0, -1]\n" + TWO, r"training\.hints: got \[0\.0, -1\.0\]; name weights of the hint"),
+        ("[training]\nhints = 0.1\n" + TWO, r"training\.hints: got \[0\.1\], but hints come from a teacher; set"),
+        ("[training]\nteacher = 'ensembel'\n" + TWO, r"training\.teacher: got 'ensembel'; did you mean 'ensemble'\?"),
+        ("[training]\nteacher = 'ensemble'\n" + TWO, r"training\.teacher: .* nothing is distilled; set training\.dist"),
+        (
+            "[training]\nteacher = 'ensemble'\ndistillation = 0.5\n" + TWO,
+            r"training\.distillation: got \[0\.5\], but an ensemble is chosen among .* add 0 to the list",
+        ),
+        ("[training]\naccelerator = 'gpus'\n" + TWO, r"training\.accelerator: got 'gpus'; did you mean 'gpu'\?"),
+        ("[training]\nensemble = 0\n" + TWO, r"training\.ensemble: got 0; it must lie from 1 to 32"),
+        (
+            "[task]\nunlabelled = 'more.npz'\n" + TWO,
+            r"task\.unlabelled: got 'more\.npz', but unlabelled data teach nothing without a teacher; set training",
+        ),
     ],
 )
 def test_every_error_says_file_key_value_and_remedy(written: Any, text: str, words: str) -> None:

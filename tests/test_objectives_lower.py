@@ -12,6 +12,7 @@ from objectives.deployment.lower import exporter_name, lower
 from objectives.deployment.quantize import realised_bits
 from objectives.deployment.twin import twin
 from spaces.build import build, serving_model, weights_of
+from spaces.catalog import STATIC_BITS
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import PADDING, Signature
 
@@ -79,10 +80,11 @@ def test_the_stock_converter_narrows_by_itself_and_says_nothing_and_leaves_nothi
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_full_int8_calibrates_on_fewer_sequences_than_one_call_takes(tmp_path):
+@pytest.mark.parametrize("bits", STATIC_BITS)
+def test_static_integers_calibrate_on_fewer_sequences_than_one_call_takes(bits, tmp_path):
     architecture, x = Architecture("mingru", 8), sequences(FLOATS, count=3)
     model = build(architecture, FLOATS, seed=1)
-    deployment = Deployment("scan", 1, "full8", 4)
+    deployment = Deployment("scan", 1, bits, 4)
     path = tmp_path / "model.tflite"
     path.write_bytes(lower(architecture, FLOATS, weights_of(model), deployment, representative=x))
     assert realised_bits(path.read_bytes()) == {"input": 8, "head": 8}
@@ -132,6 +134,7 @@ def test_a_cell_that_keras_has_no_layer_for_has_no_twin():
         (Deployment("loop", 1, "8"), "brisk loop, 1 step an iteration"),
         (Deployment("scan", 1, "8"), "brisk scan"),
         (Deployment("scan", 1, "full8"), "brisk scan, TFLite full int8"),
+        (Deployment("scan", 1, "full16x8"), "brisk scan, TFLite int16 activations, int8 weights"),
     ],
 )
 def test_the_exporter_is_named(deployment, name):

@@ -158,3 +158,33 @@ def test_tables_that_cannot_be_used(tmp_path: Path, table: pd.DataFrame, words: 
     table.to_csv(tmp_path / "bad.csv", index=False)
     with pytest.raises(DataError, match=f"bad.csv: {words}"):
         loaded(tmp_path, "bad.csv")
+
+
+def test_addition_asks_each_sum_once_and_answers_behind_the_question(tmp_path: Path) -> None:
+    data = loaded(tmp_path, "addition", "tagging", time_steps=8, samples=300)
+    names, letters = data.signature.labels, " +0123456789"
+    asked = set()
+    for part in (data.train, data.validation, data.test):
+        for x, y in zip(part.x, part.y, strict=True):
+            question = "".join(letters[token - 1] for token in x)
+            left, right = question[:5][::-1].split("+")
+            asked.add(question)
+            assert question[5:] == " " * 3
+            assert "".join(names[label] for label in y).strip() == str(int(left) + int(right))
+    assert len(asked) == 300
+    with pytest.raises(DataError, match=r"task\.time_steps: got 9; numbers of n digits take 3 n \+ 2 steps"):
+        loaded(tmp_path, "addition", "tagging", time_steps=9)
+
+
+def test_characters_are_labelled_by_the_token_they_are_part_of(tmp_path: Path) -> None:
+    data = loaded(tmp_path, "characters", "tagging", time_steps=40, samples=60)
+    names = data.signature.labels
+    assert names == ("blank", "comment", "keyword", "name", "number", "operator", "text")
+    for x, y in zip(data.train.x, data.train.y, strict=True):
+        for token, label in zip(x, y, strict=True):
+            letter, kind = chr(token + 31), names[label]
+            assert kind not in ("keyword", "name") or letter.isalnum() or letter == "_" or token == 97
+            assert kind != "number" or letter.isalnum() or letter in "._+-"
+            assert token != 96 or kind in ("blank", "text")
+    again = loaded(tmp_path, "characters", "tagging", time_steps=40, samples=60)
+    assert again.digest == data.digest

@@ -5,23 +5,27 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rehearsed import BASELINE, bench
 
 from objectives import evaluate, trained
+from objectives.bench import TaskSpec, TrainingSpec
 from objectives.cache import Cache
+from objectives.data import load
 from objectives.latency.devices.fake import Fake
 from objectives.outcome import Measurement
 from objectives.rehearsal import invented
+from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import to_json
 
 
 def test_another_version_of_what_trains_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data: Any = SimpleNamespace(digest="d")
-    before = trained.training_key(bench(tmp_path), data, BASELINE, None)
-    assert trained.training_key(replace(bench(tmp_path), device="fake"), data, BASELINE, None) == before
+    before = trained.training_key(bench(tmp_path), data, BASELINE, ())
+    assert trained.training_key(replace(bench(tmp_path), device="fake"), data, BASELINE, ()) == before
     monkeypatch.setattr(trained, "version", lambda name: "99" if name == "tf-keras" else "1")
-    assert trained.training_key(bench(tmp_path), data, BASELINE, None) != before
+    assert trained.training_key(bench(tmp_path), data, BASELINE, ()) != before
 
 
 def test_a_kept_figure_of_another_form_counts_as_absent(tmp_path: Path) -> None:
@@ -61,3 +65,54 @@ def test_the_first_record_stays(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     assert cache.first_record("reference", "k", {"reference_ms": 1.0}) == {"reference_ms": 1.0}
     assert Cache(tmp_path).first_record("reference", "k", {"reference_ms": 2.0}) == {"reference_ms": 1.0}
+
+
+def test_a_student_of_two_learns_from_their_mean_and_their_states_on_rows_without_labels_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=rng.normal(size=(30, 3, 2)).astype(np.float32), y=np.arange(30) % 3)
+    np.savez(tmp_path / "more.npz", x=rng.normal(size=(9, 3, 2)).astype(np.float32))
+    task = TaskSpec(data="d.npz", unlabelled="more.npz")
+    data = load(task, seed=0, root=str(tmp_path))
+    teachers = tuple(Genotype(Architecture("simple_rnn", units), Training(0.01), Deployment()) for units in (3, 4))
+    training = TrainingSpec(epochs=1, distillation=(0.0, 0.5), hints=(0.0, 1.0), teacher="ensemble", ensemble=2)
+    where = bench(tmp_path, task=task, training=training, ensemble=teachers)
+    lesson = trained._lesson(where, data, where.teachers, lambda event: None)
+    probabilities = []
+    for teacher in teachers:
+        one = trained.Trained(where, data, teacher)
+        assert one.recall()  # trained once, for the lesson
+        probabilities.append(one.answer(np.concatenate([data.train.x, np.load(tmp_path / "more.npz")["x"]])))
+    np.testing.assert_allclose(np.exp(lesson.logits), np.mean(probabilities, axis=0), rtol=1e-4)
+    assert lesson.hidden is not None
+    assert lesson.hidden.shape == (len(data.train.x) + 9, 7)
+    shapes = {"layer1": [(2, 2), (2, 2), (2,)], "head": [(2, 3), (3,)]}
+    losses = set()
+    for hints in (0.0, 1.0):
+        student = Genotype(Architecture("simple_rnn", 2), Training(0.01, 0.5, hints=hints), Deployment())
+        weights, history = trained.trained(where, data, student, lambda event: None)
+        assert {name: [each.shape for each in arrays] for name, arrays in weights.items()} == shapes
+        losses.add(history["loss"])
+        assert history["notes"] == ["learnt from the mean of simple_rnn 3, simple_rnn 4"]
+    assert len(losses) == 2
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_stages_of_training_go_on_from_each_other_and_are_shared(tmp_path: Path) -> None:
+    spec = TrainingSpec(epochs=2, batch_size=64)
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=spec)
+    data, kept = load(where.task, seed=where.seed, root=""), Cache(tmp_path).folder / "trained"
+    plain = Genotype(Architecture("simple_rnn", 8), Training(1e-2), Deployment("loop"))
+    cut = replace(plain, training=replace(plain.training, pruned_units=0.5))
+    narrow = replace(cut, training=replace(cut.training, qat="rec4"))
+    model = trained.Trained(where, data, narrow)
+    model.start()
+    assert model.weights["layer1"][1].shape == (4, 4)  # as it will be, for latency depends on it
+    model.train(lambda event: None)
+    assert len(list(kept.glob("*.npz"))) == 3
+    assert model.weights["layer1"][1].shape == (4, 4)
+    assert model.answer(data.test.x[:3]).shape == (3, 10)
+    assert trained.Trained(where, data, plain).recall()
+    assert trained.Trained(where, data, cut).recall()
+    headed = replace(where, quantize_head=True)
+    assert not trained.Trained(headed, data, narrow).recall()  # its head must be trained for narrow weights too
+    assert trained.Trained(headed, data, cut).recall()

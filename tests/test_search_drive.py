@@ -10,24 +10,18 @@ from typing import Any
 
 import psutil
 import pytest
-from rehearsed import BASELINE, drive_and_die, plan
+from rehearsed import BASELINE, PRELOAD, drive_and_die, plan
 
 from objectives.outcome import Outcome
 from search import history
 from search.drive import Limits, _Driver, _Work, drive, shares
+from search.isolate import ChildDied
 from search.study import Study
 from search.summary import summarise
 from spaces.errors import InputError, StudyError
 from spaces.genotype import Deployment
 from spaces.space import Space
 
-PRELOAD = [
-    "search.drive",
-    "objectives.rehearsal",
-    "optuna.storages._rdb.storage",
-    "alembic.command",
-    "sqlalchemy.orm",
-]
 TRIALS, DEATHS, SEED = 9, 3, 11
 
 
@@ -45,7 +39,9 @@ def test_a_study_from_start_to_end(tmp_path: Path) -> None:
     groups = [event for event in heard if event["event"] == "group"]
     assert groups[0]["trials"] == ["baseline"]
     told = [event["trial"] for event in heard if event["event"] == "told"]
-    assert sorted(told[1:]) == list(range(10))
+    assert told[0] == "baseline"
+    assert sorted(told[1:11]) == list(range(10))
+    assert told[11:] == ["batch-1", "batch-4", "batch-16", "batch-32"]
     assert summary["counts"] == {"complete": 10, "infeasible": 0, "stopped": 0, "failed": 0, "running": 0}
     assert summary["final"]
     assert all(point["quality"]["test"] is not None for point in (summary["baseline"], *summary["front"]))
@@ -67,7 +63,8 @@ def test_a_fault_fails_its_candidate_and_nothing_else(tmp_path: Path) -> None:
     assert told["rec8"] == ("failed", "lower", "did not end within 5 s")
     assert told["4"][:2] == ("failed", "quality")
     assert "over its limit of 250 MiB" in told["4"][2]
-    assert sorted(event["trial"] for event in heard if event["event"] == "told") == [0, 1, 2, 3, 4]
+    trials = [event["trial"] for event in heard if event["event"] == "told" and isinstance(event["trial"], int)]
+    assert sorted(trials) == [0, 1, 2, 3, 4]
 
 
 def test_a_crash_in_a_shared_stage_fails_the_group(tmp_path: Path) -> None:
@@ -119,6 +116,35 @@ def test_an_interrupt_keeps_everything(tmp_path: Path) -> None:
     assert not found.outcomes
     assert driven(tmp_path, Limits(trials=6))[0] == "trials"
     assert sorted(history.read(tmp_path, "s").outcomes) == list(range(6))
+
+
+MORTAL = """
+import os, pathlib, signal
+from objectives.rehearsal import evaluate, final, prepare as well
+
+def prepare(bench):
+    with open(pathlib.Path(bench["home"], "tries"), "a") as tries:
+        tries.write("x")
+    if len(pathlib.Path(bench["home"], "tries").read_text()) <= int(bench["extra"]["deaths"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return well(bench)
+"""
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_worker_that_dies_while_it_prepares_is_replaced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = replace(plan(tmp_path, baseline=None, extra={"deaths": str(deaths)}), evaluator="mortal")
+    with Study.start(tmp_path, "s", made) as study:
+        if deaths == 1:
+            assert drive(study, Limits(trials=1)) == "trials"
+        else:
+            with pytest.raises(ChildDied, match="SIGKILL"):
+                drive(study, Limits(trials=1))
+    assert (tmp_path / "tries").read_text() == "xx"
 
 
 def test_errors_of_the_user_reach_the_user(tmp_path: Path) -> None:

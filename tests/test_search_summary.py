@@ -168,3 +168,11 @@ def test_where_the_time_went(tmp_path: Path, four: dict[int, Outcome]) -> None:
     assert found["stages"] == {"train": 8.0, "lower": 2.0, "measure": 4.0}
     assert (found["training"], found["measuring"]) == (12.0, 6.0)
     assert (found["other"], found["other_share"]) == (2.0, pytest.approx(0.1))
+
+
+def test_how_fast_it_trained(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    """Two workers were at their epochs for 16 s together."""
+    worked = replace(study(tmp_path, four), sequences=32_000, epochs_s=16.0)
+    found = summarise(worked)["training"]
+    assert found == {"sequences": 32_000, "epochs_s": 16.0, "sequences_per_s": 2000.0, "wall_share": 0.6}
+    assert summarise(study(tmp_path, {}))["training"]["sequences_per_s"] == 0.0

@@ -84,6 +84,7 @@ def test_a_study_is_shown_run_by_run_and_a_second_time_changes_nothing(home):
     assert parent.info.status == "FINISHED"
     assert parent.data.params["data"] == "digits-pixels"
     assert parent.data.metrics["pareto_size"] == len(summary["front"])
+    assert parent.data.metrics["training_sequences_per_s"] == 4210.4
     assert parent.data.metrics["best_latency_ms"] == min(
         o.measurement.median_ms for _, o in outcomes[1:] if o.measurement
     )

@@ -64,6 +64,7 @@ def long(signature, time):
 
 
 LOOP, LOOP4, LOOP5 = Deployment("loop", 1), Deployment("loop", 4, batch=4), Deployment("loop", 5)
+PARALLEL, PARALLEL4 = Deployment("parallel"), Deployment("parallel", batch=4)
 SCAN, SCAN4 = Deployment("scan"), Deployment("scan", batch=4)
 FORMS = [  # a covering set: each cell, length, batch, mask, depth, way and readout at least once, the odd ones together
     (cell("lstm"), long(MASKED, 100), LOOP5),
@@ -92,6 +93,15 @@ FORMS = [  # a covering set: each cell, length, batch, mask, depth, way and read
     (cell("qrnn", frame_stack=4), long(FLOATS, 64), SCAN4),
     (cell("qrnn", layers=2), replace(TAGGING, masked=False), LOOP4),
     (cell("qrnn", bidirectional=True), long(MASKED, 7), LOOP5),
+    (cell("gru", rank=2, layers=3, residual=True, brick=5), long(MASKED, 37), LOOP4),
+    (cell("mingru", layers=2, residual=True, brick=4, readout="mean"), long(FLOATS, 37), SCAN4),
+    (cell("lstm", layers=2, residual=True), TAGGING, LOOP5),
+    (cell("tcn", layers=2, readout="attention"), MASKED, PARALLEL4),
+    (cell("tcn", frame_stack=2), long(FLOATS, 37), PARALLEL),
+    (cell("attention", layers=2), TAGGING, PARALLEL4),
+    (cell("attention", bidirectional=True, readout="attention"), FLOATS, PARALLEL),
+    (cell("linear_attention", layers=2, residual=True), TOKENS, PARALLEL4),
+    (cell("lstm", readout="attention", brick=3), MASKED, LOOP4),
 ]
 
 

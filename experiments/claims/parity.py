@@ -21,6 +21,7 @@ from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import lower
 from spaces.build import build, put_weights, serving_model, weights_of
 from spaces.catalog import CELLS
+from spaces.contract import constrained
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import PADDING, Signature
 
@@ -29,6 +30,7 @@ TIMES, DEEP_TIMES, BATCHES, STEPS = (1, 7, 64, 100), (7,), (1, 4), (1, 5)
 SHAPES: dict[str, dict[str, Any]] = {
     "one layer": {},
     "mean": {"readout": "mean"},
+    "attention pooling": {"readout": "attention"},
     "two layers, both ways": {"layers": 2, "bidirectional": True},
     "three layers": {"layers": 3},
     "frames of 3": {"frame_stack": 3},
@@ -67,6 +69,7 @@ def differences(architecture: Architecture, time: int, masked: bool) -> Iterator
         for name, arrays in start.items()
     }
     put_weights(model, drawn)
+    drawn = weights_of(constrained(model))
     expected = np.asarray(serving_model(model, signature)(x))
     for form in forms(architecture.cell):
         with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +82,7 @@ def differences(architecture: Architecture, time: int, masked: bool) -> Iterator
 def forms(cell: str) -> Iterator[Deployment]:
     """Every form of brisk's own that this cell has, at each batch and number of steps a round."""
     for lowering, batch in itertools.product(CELLS[cell].lowerings, BATCHES):
-        for steps in {"loop": STEPS, "scan": (1,)}.get(lowering, ()):
+        for steps in {"loop": STEPS, "scan": (1,), "parallel": (1,)}.get(lowering, ()):
             yield Deployment(lowering, steps, "32", batch)
 
 

@@ -51,6 +51,10 @@ class Session:
         self._inputs = {name: places[index] for name, index in signature["inputs"].items()}
         self._outputs = {name: places[index] for name, index in signature["outputs"].items()}
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an input."""
+        return tuple(map(int, self._inputs[name]["shape"]))
+
     def run(self, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """As `answers`."""
         if given.keys() != self._inputs.keys():

@@ -1,9 +1,9 @@
 """Keras to .tflite: the graph that is served, with a static batch, one input `x` and one output `y`.
 
-"loop" and "scan" are brisk's own graphs, converted in float32 and narrowed afterwards (`quantize`). "keras" is what
-people do today, the stock converter on a Keras 3 model with a static batch, its quantisation included; "full8" is the
-stock converter's static int8 on any of the three. On a graph with a WHILE that one kills the process (TensorFlow 2.21,
-tensorflow/tensorflow#76672), so whoever asks for it runs in a process that may die.
+"loop", "scan" and "parallel" are brisk's own graphs, converted in float32 and narrowed afterwards (`quantize`). "keras"
+is what people do today, the stock converter on a Keras 3 model with a static batch, its quantisation included; "full8"
+and "full16x8" are the stock converter's static integers on any of the four. On a graph with a WHILE, Keras's own layers
+included, both kill the process (TensorFlow 2.21, tensorflow/tensorflow#76672), so who asks runs in one that may die.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,10 +23,18 @@ from objectives.deployment.interpreter import schema
 from objectives.deployment.twin import twin
 from spaces.backend import tf
 from spaces.build import Weights, served
+from spaces.catalog import STATIC_BITS
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import Signature
+from spaces.streamed import stream_spec, streamed
 
-STOCK = {"32": "float32", "8": "dynamic range", "16": "float16", "full8": "full int8"}
+STOCK = {
+    "32": "float32",
+    "8": "dynamic range",
+    "16": "float16",
+    "full8": "full int8",
+    "full16x8": "int16 activations, int8 weights",
+}
 _CALIBRATION_CALLS = 32
 _TENSOR_NAME = 10  # where the vtable of a Tensor holds its name, and
 _MAP_NAME = 4  # that of a TensorMap (an input or output of a signature): the schema's fields 3 and 0
@@ -41,8 +50,8 @@ def lower(
 ) -> bytes:
     """The .tflite of a trained model as `deployment` serves it, signature `serving_default`, input `x`, output `y`.
 
-    "loop" and "scan" come in float32 whatever the bits, but for "full8". `representative`: raw inputs
-    [sequences, time, features] or [sequences, time] that "full8" calibrates on; ValueError where it lacks them.
+    "loop", "scan" and "parallel" come in float32 whatever the bits, but for `STATIC_BITS`. `representative`: raw inputs
+    [sequences, time, features] or [sequences, time] that those calibrate on; ValueError where it lacks them.
     """
     shape = (deployment.batch, signature.time_steps) + ((signature.features,) if signature.vocabulary is None else ())
     if deployment.lowering == "keras":
@@ -50,21 +59,50 @@ def lower(
     else:
         module = _Served(served(architecture, signature, weights, deployment), shape, signature)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
-    if deployment.lowering == "keras" or deployment.bits == "full8":
+    if deployment.lowering == "keras" or deployment.bits in STATIC_BITS:
         _narrow(converter, deployment, representative)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # Keras prints every endpoint
-        warnings.simplefilter("ignore")
+    with _silence():
         return named(bytes(converter.convert()))
+
+
+def lower_streaming(
+    architecture: Architecture, signature: Signature, weights: Weights, *, frames: int, batch: int = 1
+) -> bytes:
+    """The float32 .tflite of one step of a stream: `x` and the states go in by name; `y` and, by the same names, the
+    states come out.
+
+    Raises ModelError where the model cannot stream (`spaces.streamed`).
+    """
+    stream = streamed(architecture, signature, weights, frames)
+    shape = (batch, frames) + ((signature.features,) if signature.vocabulary is None else ())
+    x = tf.TensorSpec(shape, tf.float32 if signature.vocabulary is None else tf.int32, name="x")
+
+    def step(x: Any, *states: Any) -> dict[str, Any]:
+        y, after = stream.step(x, states)
+        return {"y": y, **{kept.name: state for kept, state in zip(stream.states, after, strict=True)}}
+
+    serve = tf.function(step, autograph=False, input_signature=stream_spec(x, stream))
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        tf.saved_model.save(tf.Module(), folder, signatures={"serving_default": serve.get_concrete_function()})
+        return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
 def exporter_name(deployment: Deployment) -> str:
     """Which exporter makes the artifact, for people: it stands beside every speedup."""
     if deployment.lowering == "keras":
         return f"Keras 3, static batch, TFLite {STOCK[deployment.bits]}"
-    name = "brisk scan"
+    name = f"brisk {deployment.lowering}"
     if deployment.lowering == "loop":
         name = f"brisk loop, {deployment.steps} {'step' if deployment.steps == 1 else 'steps'} an iteration"
-    return name + (", TFLite full int8" if deployment.bits == "full8" else "")
+    return name + (f", TFLite {STOCK[deployment.bits]}" if deployment.bits in STATIC_BITS else "")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keras prints every endpoint, and the converter warns of what is its own affair."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _Served(tf.Module):  # type: ignore[misc]
@@ -85,11 +123,13 @@ def _narrow(converter: Any, deployment: Deployment, representative: NDArray[Any]
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if deployment.bits == "16":
         converter.target_spec.supported_types = [tf.float16]
-    elif deployment.bits == "full8":
+    elif deployment.bits in STATIC_BITS:
         if representative is None or len(representative) == 0:
-            raise ValueError("full8 calibrates on representative inputs, but got none")
+            raise ValueError(f"{deployment.bits} calibrates on representative inputs, but got none")
         converter.representative_dataset = lambda: _calls(representative, deployment.batch)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        sets = tf.lite.OpsSet
+        wide = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [sets.TFLITE_BUILTINS_INT8 if deployment.bits == "full8" else wide]
 
 
 def _calls(x: NDArray[Any], batch: int) -> Iterator[list[NDArray[Any]]]:

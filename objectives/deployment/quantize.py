@@ -16,9 +16,9 @@ from ai_edge_quantizer import qtyping, quantizer
 
 from objectives.deployment.graph import Matrix, matrices
 from objectives.deployment.lookups import with_lookups
-from spaces.catalog import BITS, ROLES, asked_bits
+from spaces.catalog import BITS, ROLES, STATIC_BITS, asked_bits
 
-WIDTHS = tuple(bits for bits in BITS if bits != "full8")
+WIDTHS = tuple(bits for bits in BITS if bits not in STATIC_BITS)
 """The bits that can be asked for here; `catalog.asked_bits` says what each means for which role."""
 
 _REFUSED = {("BATCH_MATMUL", 4), ("GATHER", 16), ("GATHER", 8), ("GATHER", 4)} | {

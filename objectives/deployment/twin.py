@@ -20,6 +20,8 @@ def twin(architecture: Architecture, signature: Signature, weights: Weights, bat
     Takes raw `x`, gives `y`: probabilities, or values in raw units. Raises ValueError for a cell that Keras has no
     layer for.
     """
+    if not architecture.stock:
+        raise ValueError(f"Keras 3 has no layers for rank, residual, brick or attention pooling, got {architecture}")
     if architecture.cell not in _LAYERS:
         raise ValueError(f"Keras 3 has no {architecture.cell} layer; it has {', '.join(_LAYERS)}")
     k = keras3()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from numpy.typing import NDArray
 
 from objectives.bench import TrainingSpec
 from objectives.task import TASKS
-from objectives.training.distill import Loss, loss_of, outputs_of
-from objectives.training.prune import Sparsity, sparsify
+from objectives.training.accelerator import compiled
+from objectives.training.distill import Lesson, Loss, columns_of, hinted, loss_of, outputs_of, targets_of
+from objectives.training.narrow import rounding
+from objectives.training.prune import held, sparsify
 from spaces.backend import keras, tf
 from spaces.errors import CandidateError
 from spaces.genotype import Training
@@ -27,6 +31,11 @@ LEARNED = 0.95
 """The share of a constant predictor's loss that validation must come under before patience counts: recurrent models lie
 flat at chance for epochs, and then learn."""
 
+PRUNED, QAT = (1.0, 0.5), (0.3, 0.3)
+"""The shares of the learning rate and of the epochs with which training goes on after units were cut out, and when
+weights are rounded.
+"""
+
 
 def fit(
     model: Any,
@@ -35,40 +44,62 @@ def fit(
     spec: TrainingSpec,
     *,
     seed: int,
-    teacher_logits: Array | None = None,
+    lesson: Lesson | None = None,
+    quantize_head: bool = False,
     emit: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and leave it with the weights of its best epoch by validation loss; tell how it went.
 
-    The same seed on the same machine with as many threads gives the same weights. `teacher_logits`: the teacher's
-    outputs for `dataset.train.x`, row by row, used where `training.distillation` is not 0. Raises CandidateError where
-    the loss is no longer a number. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and
+    Every batch is shared out among the devices of the strategy that the model was made under; one that they cannot
+    share evenly is rounded up. Layers that look at a whole batch (batch norm) then see a device's share of it.
+    A training that goes on (`Training.before`) takes the model as it comes, and less time. The same seed on the same
+    machine with as many threads gives the same weights. `lesson`: what a teacher says, used
+    where `training.distillation` is not 0; its unlabelled sequences are then part of every epoch. Raises CandidateError
+    where the loss is no longer a number. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and
     validation_metric, metric, realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s (tracing included), epoch_s
-    (median of the others).
+    (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how it ran: "plain", "xla", or
+    "plain, for XLA cannot compile it: ...".
     """
+    going_on = training.before is not None
+    if going_on:
+        training, spec = _shorter(training, spec)
     keras.utils.set_random_seed(seed)
     started = time.perf_counter()
-    signature, size = dataset.signature, min(spec.batch_size, len(dataset.train.x))
-    steps = -(-len(dataset.train.x) // size)
-    loss = loss_of(signature.kind, alpha=training.distillation, temperature=spec.temperature)
-    sparsity = sparsify(model, training.sparsity, steps * spec.epochs)
-    columns = _columns(dataset, training, teacher_logits)
-    train = _epoch(model, columns, loss, sparsity, _optimizer(model, training, spec, steps))
+    signature, columns = dataset.signature, columns_of(dataset, training, lesson)
+    strategy = model.distribute_strategy
+    rows, replicas = len(columns[0]), strategy.num_replicas_in_sync
+    size = -(-min(spec.batch_size, rows) // replicas) * replicas
+    steps = -(-rows // size)
+    loss = loss_of(signature.kind, alpha=training.distillation, temperature=spec.temperature, hints=training.hints)
+    with strategy.scope():
+        narrow = rounding(model, training.qat, head=quantize_head)
+        if going_on and training.sparsity:
+            sparsity = held(model, narrow.moved)
+        else:
+            sparsity = sparsify(model, training.sparsity, steps * spec.epochs, training.block)
+        pupil = hinted(model, training, lesson)
+        moved = narrow.moved(pupil.trainable_variables)
+        after_step = (sparsity.after_step, narrow.after_step)
+        optimizer = _optimizer(moved, training, spec, steps)
+    train = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
     validate = _validation(model, dataset)
-    best = _Best(model, LEARNED * _chance(signature, columns[1]), spec.patience)
+    best = _Best(model, LEARNED * _chance(signature, targets_of(signature, dataset.train.y)), spec.patience)
     rng, seconds = np.random.default_rng(seed), []
     for epoch in range(1, spec.epochs + 1):
         # The last batch is filled up from the epoch's start: one shape, so one trace, and no sequence is left out.
-        order = np.resize(rng.permutation(len(dataset.train.x)), (steps, size)).astype(np.int32)
+        order = np.resize(rng.permutation(rows), (steps, size)).astype(np.int32)
         began = time.perf_counter()
         told = {"loss": float(train(tf.constant(order))), **validate()}
         seconds.append(time.perf_counter() - began)
         _refuse_nan(epoch, told, training, spec)
         if emit:
-            emit({"event": "epoch", "epoch": epoch, "of": spec.epochs, "metric": told["validation_metric"], **told})
+            work = {"sequences": rows, "seconds": seconds[-1]}
+            shown = {**told, **work, "metric": told["validation_metric"]}
+            emit({"event": "epoch", "epoch": epoch, "of": spec.epochs, **shown})
         if sparsity.settled and best.enough(epoch, told):
             break
     best.restore()
+    epoch_s = float(np.median(seconds[1:] or seconds))
     return {
         **best.told,
         "best_epoch": best.epoch,
@@ -77,7 +108,10 @@ def fit(
         "realised_sparsity": sparsity.realised(),
         "sparsity_by_matrix": sparsity.by_matrix(),
         "first_epoch_s": seconds[0],
-        "epoch_s": float(np.median(seconds[1:] or seconds)),
+        "epoch_s": epoch_s,
+        "sequences_per_s": rows / epoch_s,
+        "replicas": replicas,
+        "graph": train.graph,
         "train_s": time.perf_counter() - started,
     }
 
@@ -103,71 +137,102 @@ class _Best:
             variable.assign(value)
 
 
-def _optimizer(model: Any, training: Training, spec: TrainingSpec, steps: int) -> Any:
+def _shorter(training: Training, spec: TrainingSpec) -> tuple[Training, TrainingSpec]:
+    """What is left of rate and epochs for a training that goes on from another."""
+    rate, share = QAT if training.qat else PRUNED
+    epochs = math.ceil(spec.epochs * share)
+    return replace(training, learning_rate=training.learning_rate * rate), replace(spec, epochs=epochs)
+
+
+def _optimizer(moved: list[Any], training: Training, spec: TrainingSpec, steps: int) -> Any:
     schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, steps * spec.epochs, alpha=0.01)
     optimizer = keras.optimizers.Adam(schedule, clipnorm=spec.clipnorm)
-    optimizer.build(model.trainable_variables)
+    optimizer.build(moved)
     return optimizer
 
 
-def _epoch(
-    model: Any, columns: tuple[Array, ...], loss: Loss, sparsity: Sparsity, optimizer: Any
-) -> Callable[[Any], Any]:
+class _Epoch:
     """A whole epoch as one graph: row numbers [steps, batch] -> the mean training loss.
 
-    Not compiled with XLA: on a CPU it makes a loop over time a hundred times slower, and our scans no faster for the
-    five seconds that compiling them takes.
+    `moved` are the variables that the optimiser moves by the gradients of the model's. On one device the step of a
+    training of `steps` steps may be compiled; one that XLA turns out not to know is run as it is.
     """
-    weights = model.trainable_variables
 
-    @tf.function
-    def step(x: Any, y: Any, teacher: Any) -> Any:
-        with tf.GradientTape() as tape:
-            value = loss(y, model(x, training=True), teacher)
-        optimizer.apply_gradients(zip(tape.gradient(value, weights), weights, strict=True))
-        return value
+    def __init__(
+        self,
+        model: Any,
+        columns: tuple[Array, ...],
+        loss: Loss,
+        moved: list[Any],
+        after_step: tuple[Callable[[], None], ...],
+        optimizer: Any,
+        steps: int,
+    ) -> None:
+        self._strategy, self._steps, self._after_step = model.distribute_strategy, steps, after_step
+        self._data = [tf.constant(column) for column in columns]
+        self._run: Callable[[Any], Any] | None = None
+        self.graph = "plain"
+        weights, replicas = model.trainable_variables, self._strategy.num_replicas_in_sync
 
-    data = [tf.constant(column) for column in columns]
+        def step(x: Any, y: Any, *taught: Any) -> Any:
+            with tf.GradientTape() as tape:
+                value = loss(y, model(x, training=True), *taught)
+                mine = value / replicas  # the replicas' gradients are summed
+            optimizer.apply_gradients(zip(tape.gradient(mine, weights), moved, strict=True))
+            return value
 
-    @tf.function
-    def epoch(order: Any) -> Any:
-        total = 0.0
-        for rows in order:
-            total += step(*(tf.gather(column, rows) for column in data))
-            sparsity.after_step()
-        return total / tf.cast(tf.shape(order)[0], tf.float32)
+        self._step = step
 
-    return epoch  # type: ignore[no-any-return]
+    def __call__(self, order: Any) -> Any:
+        if self._run is None:
+            return self._first(order)
+        return self._run(order)
 
+    def _first(self, order: Any) -> Any:
+        """Choose how epochs are run, and run one."""
+        several = self._strategy.num_replicas_in_sync > 1  # gradients cannot be summed within a graph of its own
+        step = self._step if several else tf.function(self._step)
+        batch = [tf.TensorSpec([order.shape[1], *column.shape[1:]], column.dtype) for column in self._data]
+        if not several and (fast := compiled(step, batch, self._steps)):
+            self.graph, self._run = "xla", self._over(fast)
+            try:
+                return self._run(order)
+            except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.InternalError) as error:
+                self.graph = f"plain, for XLA cannot compile it: {str(error).strip().splitlines()[0][:200]}"
+        self._run = self._over(step)
+        return self._run(order)
 
-def _columns(dataset: Dataset, training: Training, teacher: Array | None) -> tuple[Array, ...]:
-    """Inputs, targets and the teacher's outputs of the training part; without a teacher the last stands unused."""
-    x, y = dataset.train.x, _targets(dataset.signature, dataset.train.y)
-    if not training.distillation:
-        return x, y, np.zeros(len(x), np.float32)
-    shape = (*y.shape, dataset.signature.outputs) if y.dtype == np.int32 else y.shape
-    if teacher is None or teacher.shape != shape:
-        got = "none" if teacher is None else f"{teacher.shape}"
-        raise CandidateError("train", f"distillation {training.distillation} needs teacher outputs {shape}, got {got}")
-    return x, y, teacher.astype(np.float32)
+    def _over(self, step: Callable[..., Any]) -> Callable[[Any], Any]:
+        """The graph of an epoch of such steps, each replica taking its share of a batch."""
+        strategy = self._strategy
 
+        def work(rows: Any) -> Any:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            mine = tf.reshape(rows, [strategy.num_replicas_in_sync, -1])[replica]
+            return step(*(tf.gather(column, mine) for column in self._data))
 
-def _targets(signature: Signature, y: Array) -> Array:
-    if signature.kind != "regression":
-        return y.astype(np.int32)
-    normalised: Array = (y - np.array(signature.target_mean or 0.0)) / np.array(signature.target_std or 1.0)
-    return normalised.astype(np.float32)
+        @tf.function
+        def epoch(order: Any) -> Any:
+            total = 0.0
+            for rows in order:
+                total += strategy.reduce("MEAN", strategy.run(work, (rows,)), axis=None)
+                with strategy.scope():
+                    for settle in self._after_step:
+                        settle()
+            return total / tf.cast(tf.shape(order)[0], tf.float32)
+
+        return epoch  # type: ignore[no-any-return]
 
 
 def _validation(model: Any, dataset: Dataset) -> Callable[[], dict[str, float]]:
     """The loss on labels alone and the task's metric, both of the validation part."""
     signature, (x, y) = dataset.signature, (dataset.validation.x, dataset.validation.y)
-    loss, outputs, targets = loss_of(signature.kind), outputs_of(model), _targets(signature, y)
+    loss, outputs, targets = loss_of(signature.kind), outputs_of(model), targets_of(signature, y)
 
     def validate() -> dict[str, float]:
         output = outputs(x)
         score = TASKS[signature.kind].score(y, _served(signature, output))
-        return {"validation_loss": float(loss(targets, output, None)), "validation_metric": score}
+        return {"validation_loss": float(loss(targets, output)), "validation_metric": score}
 
     return validate
 

@@ -6,7 +6,9 @@ are driven here directly, over weights chosen by what they are rather than by th
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,13 @@ BEGIN, END = 0.25, 0.75
 
 UPDATES = 50
 """How often at most the zeros are chosen again between the two; each choice sorts every pruned matrix."""
+
+
+SPARED = {"embedding": "embedding", "pooling": "head", "head": "head"}
+"""Layers outside the recurrence, and the role (`catalog.ROLES`) of the one matrix that each has."""
+
+
+_ADDED = re.compile("bias|positions")
 
 
 class Sparsity:
@@ -39,7 +48,7 @@ class Sparsity:
     @property
     def settled(self) -> bool:
         """Whether the weights hold all the zeros asked for, so that this epoch's weights may be chosen."""
-        return self._pruning is None or int(self._step) >= self._end_step
+        return self._pruning is None or int(self._step.numpy()) >= self._end_step
 
     def by_matrix(self) -> dict[str, float]:
         """The share of zeros in each pruned matrix, by its name, as counted in its values."""
@@ -51,9 +60,10 @@ class Sparsity:
         return float(np.mean(np.concatenate(values) == 0.0)) if values else 0.0
 
 
-def sparsify(model: Any, sparsity: float, total_steps: int) -> Sparsity:
+def sparsify(model: Any, sparsity: float, total_steps: int, block: int = 1) -> Sparsity:
     """Prepare `model` to be trained for `total_steps` steps towards this share of zeros in each of its kernels.
 
+    Zeros come in rows of `block` weights, of one input and neighbouring outputs.
     Cubic schedule of Zhu and Gupta 2017 (arXiv 1710.01878). Input and recurrent kernels of every cell are pruned;
     biases, the token embedding and the head are not: they are small, and the outputs hang on them. Nothing is added to
     the model, so there is nothing to strip: its weights are what is exported.
@@ -73,17 +83,41 @@ def sparsify(model: Any, sparsity: float, total_steps: int) -> Sparsity:
     weights = kernels(model)
     step = tf.Variable(0, dtype=tf.int64, trainable=False)
     masked = [(w, tf.Variable(tf.ones_like(w), trainable=False), tf.Variable(0.0)) for w in weights.values()]
-    return Sparsity(weights, Pruning(lambda: step, masked, schedule, (1, 1), "AVG"), step, end)
+    return Sparsity(weights, Pruning(lambda: step, masked, schedule, (1, block), "AVG"), step, end)
+
+
+def held(model: Any, moved: Callable[[list[Any]], list[Any]]) -> Sparsity:
+    """The zeros that `model` has, kept while it is trained further; `moved` tells what the optimiser moves for it."""
+    weights = kernels(model)
+    values = moved(list(weights.values()))
+    masks = [tf.constant(np.where(value.numpy() == 0.0, 0.0, 1.0), value.dtype) for value in values]
+    return Sparsity(weights, _Held(list(zip(values, masks, strict=True))), tf.Variable(0, dtype=tf.int64), 0)
+
+
+class _Held:
+    """In place of the pruning that chooses zeros: they are chosen."""
+
+    def __init__(self, masked: list[tuple[Any, Any]]) -> None:
+        self._masked = masked
+
+    def conditional_mask_update(self) -> None:
+        """Choose nothing."""
+
+    def weight_mask_op(self) -> None:
+        """Put the zeros back."""
+        for weight, mask in self._masked:
+            weight.assign(weight * mask)
 
 
 def kernels(model: Any) -> dict[str, Any]:
-    """The matrices that sparsity applies to, by name: all trainable ones but biases, the embedding's and the head's.
+    """The matrices that sparsity applies to, by name: all trainable ones but biases and those of `SPARED`.
 
-    A bias may be a matrix too (that of a reset-after GRU is [2, 3 units]), so its name is looked at as well.
+    A bias may be a matrix too (that of a reset-after GRU is [2, 3 units]), and places in a sequence are added as one,
+    so names are looked at as well.
     """
-    spared = {id(w) for layer in model.layers if layer.name in ("embedding", "head") for w in layer.weights}
+    spared = {id(w) for layer in model.layers if layer.name in SPARED for w in layer.weights}
     return {
         w.name.removesuffix(":0"): w
         for w in model.trainable_variables
-        if w.shape.rank >= 2 and "bias" not in w.name.rpartition("/")[2] and id(w) not in spared
+        if w.shape.rank >= 2 and not _ADDED.search(w.name.rpartition("/")[2]) and id(w) not in spared
     }

@@ -1,77 +1,78 @@
-"""FastGRNN: a gated cell with one matrix for gate and candidate alike (Kusupati 2018, arXiv 1901.02358)."""
+"""FastRNN, a plain recurrence that leaks, and FastGRNN, gated by one matrix for gate and candidate alike (Kusupati
+2018, arXiv 1901.02358).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spaces.backend import keras, tf
-from spaces.cells.cell import Arrays, RecurrentCell, projection, recurrent
+from spaces.cells.cell import Arrays, Weight
+from spaces.cells.products import projection, recurrent
+from spaces.cells.recurrent import RecurrentCell
 from spaces.scan import State, Tensor
 
 
-@keras.saving.register_keras_serializable(package="brisk")
-class FastGRNNCell(keras.layers.Layer):  # type: ignore[misc]
-    """One step for `keras.layers.RNN`, started as the paper's code starts it.
+def _small(shape: Any, dtype: Any = None) -> Any:
+    """N(0, 0.1), as the paper's code starts its matrices."""
+    return keras.initializers.RandomNormal(stddev=0.1)(shape, dtype)
 
-    Weights kernel [features, units], recurrent kernel [units, units], bias [2, units] (gate, candidate) and scales [2]
-    (zeta, nu, before their sigmoid).
+
+class FastRNN(RecurrentCell):
+    """FastRNN: a plain recurrence with a learned leak, two numbers for the whole layer.
+
+    n = tanh(W x + U h + b); h = s(alpha) n + s(beta) h. Weights kernel, recurrent kernel, bias [units] and scales [2]
+    (alpha, beta, before their sigmoid), which start at -3 and 3: at 0.05 and 0.95.
     """
 
-    def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.units = self.state_size = self.output_size = units
+    weights: ClassVar[tuple[Weight, ...]] = (
+        Weight("kernel", ("features", "units"), _small),
+        Weight("recurrent_kernel", ("units", "units"), _small),
+        Weight("bias", ("units",), "ones"),
+        Weight("scales", ("2",), lambda shape, dtype=None: np.array([-3.0, 3.0], np.float32)),
+    )
 
-    def build(self, input_shape: Any) -> None:
-        """Make the weights."""
-        small = keras.initializers.RandomNormal(stddev=0.1)
-        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], self.units), initializer=small)
-        self.recurrent_kernel = self.add_weight(
-            name="recurrent_kernel", shape=(self.units, self.units), initializer=keras.initializers.RandomNormal(0, 0.1)
-        )
-        self.bias = self.add_weight(name="bias", shape=(2, self.units), initializer="ones")
-        self.scales = self.add_weight(name="scales", shape=(2,), initializer=_start_scales)
-        self.built = True
+    def project(self, weights: Arrays, x: Tensor) -> Tensor:
+        """W x + b."""
+        return projection(x, weights[0], weights[2])
 
-    def call(self, inputs: Tensor, states: Any, training: bool | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Z = s(p + b_z); n = tanh(p + b_n), p = W x + U h; h = (s(zeta) (1 - z) + s(nu)) n + z h."""
-        h = states[0]
-        p = tf.matmul(inputs, self.kernel) + tf.matmul(h, self.recurrent_kernel)
-        z, n = tf.sigmoid(p + self.bias[0]), tf.tanh(p + self.bias[1])
-        zeta, nu = tf.sigmoid(self.scales[0]), tf.sigmoid(self.scales[1])
-        h = (zeta * (1.0 - z) + nu) * n + z * h
-        return h, [h]
-
-    def get_config(self) -> dict[str, Any]:
-        """What makes the cell again."""
-        return {**super().get_config(), "units": self.units}
-
-
-def _start_scales(shape: Any, dtype: Any = None) -> Tensor:
-    return tf.constant([1.0, -4.0], dtype=dtype or tf.float32)
+    def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
+        """With n = tanh(W x + U h + b): h = s(alpha) n + s(beta) h."""
+        (h,) = state
+        n = tf.tanh(recurrent(h, weights[1]) + projected)
+        return (_sigmoid(weights[3][0]) * n + _sigmoid(weights[3][1]) * h,)
 
 
 class FastGRNN(RecurrentCell):
-    """FastGRNN with full-rank matrices: a quarter of an LSTM's recurrent weights."""
+    """FastGRNN: a quarter of an LSTM's recurrent weights, started as the paper's code starts it.
 
-    def layer(
-        self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
-    ) -> Any:
-        """The cell in keras.layers.RNN."""
-        return keras.layers.RNN(
-            FastGRNNCell(units), return_sequences=return_sequences, go_backwards=go_backwards, name=name
-        )
+    p = W x + U h; z = s(p + b_z); n = tanh(p + b_n); h = (s(zeta) (1 - z) + s(nu)) n + z h. Weights kernel, recurrent
+    kernel, bias [2, units] (z, n) and scales [2] (zeta, nu, before their sigmoid).
+    """
+
+    weights: ClassVar[tuple[Weight, ...]] = (
+        Weight("kernel", ("features", "units"), _small),
+        Weight("recurrent_kernel", ("units", "units"), _small),
+        Weight("bias", ("2", "units"), "ones"),
+        Weight("scales", ("2",), lambda shape, dtype=None: np.array([1.0, -4.0], np.float32)),
+    )
 
     def project(self, weights: Arrays, x: Tensor) -> Tensor:
         """W x + b_z; the step adds what the candidate's bias differs by."""
         return projection(x, weights[0], weights[2][0])
 
     def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
-        """As the layer's `call`; the two scales are constants by now: s(zeta) (1 - z) + s(nu) = high - low z."""
+        """With low = s(zeta): s(zeta) (1 - z) + s(nu) = (low + s(nu)) - low z."""
         (h,) = state
         _, kernel, bias, scales = weights
-        low, nu = 1.0 / (1.0 + np.exp(-np.asarray(scales)))
+        low, nu = _sigmoid(scales[0]), _sigmoid(scales[1])
         p = recurrent(h, kernel) + projected
         z, n = tf.sigmoid(p), tf.tanh(p + (bias[1] - bias[0]))
-        return ((float(low + nu) - float(low) * z) * n + z * h,)
+        return (((low + nu) - low * z) * n + z * h,)
+
+
+def _sigmoid(x: Any) -> Any:
+    """Of a number that is constant by now in a graph that is served, and learned in one that trains."""
+    return tf.sigmoid(x) if tf.is_tensor(x) else np.float32(1.0 / (1.0 + np.exp(-x)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spaces.backend import keras, tf
-from spaces.cells.cell import Arrays, RecurrentCell, projection, recurrent
+from spaces.cells.cell import Arrays, Weight, ones_for
+from spaces.cells.products import projection, recurrent
+from spaces.cells.recurrent import RecurrentCell
 from spaces.scan import State, Tensor
 
 Activation = Callable[[Tensor], Tensor]
@@ -25,6 +27,11 @@ class LSTM(RecurrentCell):
     activation: Activation = tf.tanh
     recurrent_activation: Activation = tf.sigmoid
     states = 2
+    weights: ClassVar[tuple[Weight, ...]] = (
+        Weight("kernel", ("features", "4 units")),
+        Weight("recurrent_kernel", ("units", "4 units"), "orthogonal"),
+        Weight("bias", ("4 units",), lambda shape, dtype=None: ones_for(shape, gates=4, gate=1)),
+    )
 
     def layer(
         self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
@@ -55,6 +62,11 @@ class GRU(RecurrentCell):
     activation: Activation = tf.tanh
     recurrent_activation: Activation = tf.sigmoid
     reset_after = True
+    weights: ClassVar[tuple[Weight, ...]] = (
+        Weight("kernel", ("features", "3 units")),
+        Weight("recurrent_kernel", ("units", "3 units"), "orthogonal"),
+        Weight("bias", ("2", "3 units"), lambda shape, dtype=None: _keeping(shape)),
+    )
 
     def layer(
         self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
@@ -66,10 +78,7 @@ class GRU(RecurrentCell):
     def initialise(self, weights: list[np.ndarray]) -> list[np.ndarray]:
         """The bias of z starts at 1, so that the state is kept until there is reason to change it."""
         kernel, recurrent_kernel, bias = weights
-        bias = bias.copy()
-        of_inputs = bias[0] if self.reset_after else bias
-        of_inputs[: of_inputs.size // 3] = 1.0
-        return [kernel, recurrent_kernel, bias]
+        return [kernel, recurrent_kernel, _keeping(bias.shape)]
 
     def project(self, weights: Arrays, x: Tensor) -> Tensor:
         """W x + b."""
@@ -93,6 +102,7 @@ class ResetBeforeGRU(GRU):
     """
 
     reset_after = False
+    weights: ClassVar[tuple[Weight, ...]] = (*GRU.weights[:2], Weight("bias", ("3 units",)))
 
     def project(self, weights: Arrays, x: Tensor) -> Tensor:
         """W x + b."""
@@ -114,6 +124,11 @@ class SimpleRNN(RecurrentCell):
     """The plain recurrence (Elman 1990); weights kernel, recurrent kernel (starts orthogonal), bias [units]."""
 
     activation: Activation = tf.tanh
+    weights: ClassVar[tuple[Weight, ...]] = (
+        Weight("kernel", ("features", "units")),
+        Weight("recurrent_kernel", ("units", "units"), "orthogonal"),
+        Weight("bias", ("units",), "zeros"),
+    )
 
     def layer(
         self, units: int, *, return_sequences: bool = False, go_backwards: bool = False, name: str | None = None
@@ -128,3 +143,11 @@ class SimpleRNN(RecurrentCell):
     def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
         """H = tanh(W x + R h + b)."""
         return (self.activation(recurrent(state[0], weights[1]) + projected),)
+
+
+def _keeping(shape: Any) -> np.ndarray:
+    """A bias [(2,) 3 units] of a GRU with ones for z, in the first row."""
+    bias = np.zeros(shape, np.float32)
+    of_inputs = bias[0] if len(shape) == 2 else bias
+    of_inputs[: len(of_inputs) // 3] = 1.0
+    return bias

@@ -126,7 +126,7 @@ def load(path: Path, *, custom: Sequence[str] = (), unsafe: bool = False) -> Loa
     except Exception as error:
         own = [name for name in _registered(text) if name.split(">")[-1] not in objects]
         raise ModelError(f"{path}: {_reason(error, module, path, own)}") from error
-    return _with_ports(model, module, f"Keras {version}", path)
+    return in_memory(model, module, f"Keras {version}", path)
 
 
 def imported(name: str) -> tuple[str, Any]:
@@ -199,7 +199,11 @@ def _first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
 
 
-def _with_ports(model: Any, module: Any, family: str, path: Path) -> Loaded:
+def in_memory(model: Any, module: Any, family: str, path: Path | str) -> Loaded:
+    """A model of this Keras that is in memory; it computes in float32 from now on, on sequences of any length.
+
+    `path` is what to call it in a ModelError, raised where it declares no inputs or keeps its weights in other floats.
+    """
     declared = getattr(model, "inputs", None)
     if not declared:
         raise ModelError(
@@ -276,7 +280,7 @@ def unique(names: Sequence[str], usual: str) -> list[str]:
     return made
 
 
-def _refuse_other_floats(model: Any, path: Path) -> None:
+def _refuse_other_floats(model: Any, path: Path | str) -> None:
     for weight in model.weights:
         if (dtype := tf.as_dtype(weight.dtype).name) in OTHER_FLOATS:
             raise ModelError(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from spaces.backend import tf
-from spaces.cells.cell import RecurrentCell
 from spaces.cells.gated import GRU, LSTM, ResetBeforeGRU, SimpleRNN
+from spaces.cells.recurrent import RecurrentCell
 from spaces.scan import State, Tensor, blocks, unroll
 
 LONG = 256  # time steps from which a sequence is written in two stages, for each write copies the whole buffer

@@ -1,0 +1,1 @@
+"""The cells claim: what every cell learns, and how long it takes, at equal width."""
