@@ -72,7 +72,9 @@ def markdown(study: str, summary: dict[str, Any], chosen: dict[str, dict[str, An
     rows = [f"| {study} | pick | model | test | latency, us | speedup | KiB |", "|---|---|---|---|---|---|---|"]
     for name, point in {"baseline": summary["baseline"], **chosen}.items():
         quality, built = point["quality"], point["genotype"]["architecture"]
-        model = f"{built['cell']} {built['units']}" + (f" x {built['layers']}" if built["layers"] > 1 else "")
+        told = {" x {layers}": built["layers"] > 1, " both ways": built["bidirectional"],
+                ", {frame_stack} steps at once": built["frame_stack"] > 1}  # fmt: skip
+        model = f"{built['cell']} {built['units']}" + "".join(word for word, so in told.items() if so).format(**built)
         score = f"{quality['test']:.4f} +- {quality['test_stderr']:.4f}"
         latency_us, size_kib = 1000 * point["latency_ms"]["median"], point["size_bytes"] / 1024
         rows.append(f"| | {name} | {model} | {score} | {latency_us:.1f} | {point['speedup']:.1f} | {size_kib:.0f} |")
