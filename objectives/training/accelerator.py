@@ -13,8 +13,9 @@ from spaces.backend import tf
 from spaces.errors import SpecError
 
 BREAK_EVEN_STEPS = 5_000
-"""The training steps from which XLA pays on a CPU: compiling takes 1-3 s, and a step of a scanned cell is then
-1.2-2.1 times faster (on digits; `experiments/claims/training.py`)."""
+"""The training steps from which XLA pays on a CPU: compiling takes 2-3 s, and a step of a scanned cell is then 1.1-2.0
+times faster, so that it pays from 1,000 steps on two cores and from 4,500 to 9,000 on one
+(`experiments/claims/training.py`)."""
 
 SLOW = ("While", "StatelessWhile")
 """Operations that XLA makes a hundred times slower on a CPU: loops over time."""
