@@ -54,8 +54,8 @@ def tokens_model(layer):
     return keras.Model(x, L.Dense(2, name="head")(layer(L.Embedding(6, 4, name="embedding")(x))))
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_every_cell_is_pruned_exactly_and_best_epoch_has_all_zeros(cell):
+@pytest.mark.parametrize("cell", ["lstm", "gru", "lstmp", "ligru", "indrnn", "mingru", "mamba", "tcn", "attention"])
+def test_every_kind_of_cell_is_pruned_exactly_and_best_epoch_has_all_zeros(cell):
     keras.utils.set_random_seed(0)
     model = tokens_model(L.Bidirectional(find_cell(cell).layer(6, name="layer1"), name="both"))
     epochs = []
