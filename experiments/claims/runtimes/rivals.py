@@ -166,7 +166,7 @@ def torch_runtimes(subject: Subject) -> dict[str, Maker]:
         modules = parts()
         if narrow:
             kinds = {torch.nn.LSTM, torch.nn.GRU}
-            modules = torch.ao.quantization.quantize_dynamic(modules, kinds, dtype=torch.qint8)  # type: ignore
+            modules = torch.ao.quantization.quantize_dynamic(modules, kinds, dtype=torch.qint8)
         rnn, head, given = modules["rnn"], modules["head"], torch.from_numpy(subject.one)
 
         def ask(x: Any) -> Any:
