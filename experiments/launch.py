@@ -28,6 +28,9 @@ from spaces.errors import InputError, NothingFeasible, SpecError
 from spaces.record import from_json
 
 REHEARSAL = "-rehearsal"
+LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
+"""The stages that `search.stage_timeout` limits; training has the whole of a trial's time."""
+
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow
 
 
@@ -79,6 +82,7 @@ def limits_of(spec: Spec, *, trials: int | None, timeout: str | None, workers: i
         timeout_s=seconds,
         workers=workers or spec.study.workers,
         group_timeout_s=spec.search.trial_timeout_s,
+        stage_timeouts=dict.fromkeys(LIMITED, spec.search.stage_timeout_s),
         memory_limit_bytes=memory * 2**20 if memory else None,
     )
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from experiments.curves import batches_html, curve_of, draw_batches
 from experiments.figures import number
+from experiments.insight import insight
 from experiments.picture import Mark, Picture, headline, picture, running_best, stairs, ticks, x_range, y_range
 from experiments.report import bits, latency, quality
 from experiments.tables import COMPRESSION, Rows, batch, batch_title, compression, markdown
 from objectives.outcome import Outcome
+from search.history import History
 from search.ledger import form, title
 
 FRONT, BASELINE, OTHER = "#0072b2", "#d55e00", "#a6a6a6"  # Okabe and Ito's blue and vermilion: apart for every eye
@@ -54,8 +56,15 @@ def front_png(summary: Mapping[str, Any], path: Path, outcomes: Sequence[tuple[i
     return path
 
 
-def front_html(summary: Mapping[str, Any], outcomes: Sequence[tuple[int | str, Outcome]] = ()) -> str:
-    """One page with the interactive front, plotly's script inside it; a click on a point shows how to export it."""
+def front_html(
+    summary: Mapping[str, Any],
+    outcomes: Sequence[tuple[int | str, Outcome]] = (),
+    history: History | None = None,
+) -> str:
+    """One page with the interactive front, plotly's script inside it; a click on a point shows how to export it.
+
+    Below it are the tables and, from the `history`, what its trials tell beyond the front.
+    """
     import plotly.graph_objects as go
 
     shown, study = picture(summary, outcomes), str(summary["study"])
@@ -100,6 +109,7 @@ def front_html(summary: Mapping[str, Any], outcomes: Sequence[tuple[int | str, O
         table=_rows(summary),
         compression=_set(COMPRESSION, compression(summary)),
         batches=batches_html(curve) + _set(curve["text"], batch(summary)) if (curve := curve_of(summary)) else "",
+        insight=insight(history, summary) if history else "",
     )
 
 
@@ -119,6 +129,7 @@ th, td {{ padding: .25em .7em; text-align: right }}
 tr:nth-child(even) {{ background: #f8f8f8 }}
 .beside th:last-child, .beside td:last-child {{ text-align: left }}
 tr.baseline {{ font-weight: bold }}
+h2 {{ font-size: 1.15em; margin: 2em 0 .3em }}
 </style></head><body>
 {drawing}
 <p>Click a point to see how to take it:</p>
@@ -126,6 +137,7 @@ tr.baseline {{ font-weight: bold }}
 <div class="wide">{table}</div>
 {compression}
 {batches}
+{insight}
 <script>
 document.getElementById("front").on("plotly_click", function (click) {{
   var how = click.points[0].customdata;
@@ -269,7 +281,10 @@ def _set(title: str, rows: Rows) -> str:
 
 
 def drawings(
-    summary: Mapping[str, Any], outcomes: Sequence[tuple[int | str, Outcome]], folder: Path
+    summary: Mapping[str, Any],
+    outcomes: Sequence[tuple[int | str, Outcome]],
+    folder: Path,
+    history: History | None = None,
 ) -> dict[str, str | bytes]:
     """The files that go beside the front in MLflow, by name: page, picture, and the tables beside the front."""
     png = front_png(summary, folder / "front.png", outcomes)
@@ -278,5 +293,6 @@ def drawings(
         "compression.md": markdown(COMPRESSION, compression(summary)),
         "batches.md": markdown(f"{batch_title(curve)} {curve['text']}", batch(summary)) if curve else "",
     }
-    files: dict[str, str | bytes] = {"front.html": front_html(summary, outcomes), "front.png": png.read_bytes()}
+    page = front_html(summary, outcomes, history)
+    files: dict[str, str | bytes] = {"front.html": page, "front.png": png.read_bytes()}
     return files | {name: table for name, table in tables.items() if table}

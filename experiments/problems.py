@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objectives.bench import ACCELERATORS, TaskSpec, TrainingSpec
+from objectives.bench import ACCELERATORS, ECONOMIES, TaskSpec, TrainingSpec
 from objectives.latency.devices.device import DEVICES
 from objectives.latency.timing import period_s
 from objectives.objective import OBJECTIVES
 from objectives.presets import GENERATED
 from objectives.task import TASKS
+from search import warm
 from spaces.catalog import CELLS
 from spaces.errors import SpecError, nearest
 from spaces.space import Space
@@ -48,6 +49,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "training.temperature": (0.01, 100),
     "training.ensemble": (1, 32),
     "search.memory_limit_mb": (256, 10_000_000),
+    "search.confirm_seeds": (1, 100),
 }
 
 
@@ -66,6 +68,7 @@ def problems(spec: Spec) -> Iterator[tuple[str, str]]:
     yield from ((f"space.{key}", problem) for key, problem in spec.space.problems(spec.task.kind))
     if spec.baseline:
         yield from _baseline_problems(spec.baseline, spec.task.kind, Path(spec.root))
+    yield from _search_problems(spec)
     if (accelerator := spec.training.accelerator) not in ACCELERATORS:
         yield "training.accelerator", f"got {accelerator!r}; {nearest(accelerator, ACCELERATORS)}"
     yield from _distillation_problems(spec)
@@ -80,6 +83,24 @@ def _study_problems(spec: Spec) -> Iterator[tuple[str, str]]:
     url = spec.storage.mlflow
     if url and "://" not in url:
         yield "storage.mlflow", f"got {url!r}; give a URL such as http://host:5000, or leave the key out"
+
+
+def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
+    shares = spec.training.rungs
+    if not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
+        yield (
+            "training.rungs",
+            f"got {list(shares)}; give rising shares of the epochs, as in [0.2, 0.5]",
+        )
+    for name in spec.search.without:
+        if name not in ECONOMIES:
+            yield "search.without", f"got {name!r}; {nearest(name, ECONOMIES)}"
+    for name in spec.search.warm_start:
+        if name.endswith(".toml"):
+            try:
+                warm.table(Path(spec.root) / name)
+            except SpecError as error:
+                yield "search.warm_start", str(error).removeprefix("search.warm_start: ")
 
 
 def _task_problems(task: TaskSpec) -> Iterator[tuple[str, str]]:

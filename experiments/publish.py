@@ -30,7 +30,7 @@ def publish(home: Path, history: History) -> str:
         from experiments.plots import drawings
 
         with tempfile.TemporaryDirectory(prefix="brisk-") as folder:
-            files = drawings(summary, list(history.candidates.items()), Path(folder))
+            files = drawings(summary, list(history.candidates.items()), Path(folder), history)
         project(*store(home, history.plan.tracking), history.name, summary, shown(history), files)
     except Exception as error:  # whatever MLflow or a drawing raises: the study is complete without it
         return f"{type(error).__name__}: {error}".splitlines()[0][:300]

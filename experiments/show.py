@@ -25,7 +25,7 @@ def show_study(home: Path, study: str, *, html: Path | None, png: Path | None, a
 
         try:
             if html:
-                html.write_text(front_html(summary, outcomes), encoding="utf-8")
+                html.write_text(front_html(summary, outcomes, history), encoding="utf-8")
             if png:
                 front_png(summary, png, outcomes)
         except OSError as error:

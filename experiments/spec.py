@@ -35,6 +35,7 @@ class StudySpec:
     trials: int = 40
     timeout_s: float | None = None
     workers: int = 1
+    stop_when: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,18 @@ class Objectives:
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """The `[search]` table. `trial_timeout_s` and `memory_limit_mb` hold for one trained model with all its forms."""
+    """The `[search]` table. `trial_timeout_s` and `memory_limit_mb` hold for one trained model with all its forms,
+    `stage_timeout_s` for each stage of it but training. `without` are economies switched off, to see what they bring.
+    `confirm_seeds` says how often the members of the front are trained in all.
+    """
 
     sampler: str = "tpe"
+    warm_start: tuple[str, ...] = ("known",)
     trial_timeout_s: float = 1800.0
+    stage_timeout_s: float = 600.0
     memory_limit_mb: int | None = None
+    confirm_seeds: int = 1
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,7 @@ class Spec:
             root=self.root,
             model=self.baseline.file(self.root) if self.baseline else None,
             hypermodel=code(self.space.hypermodel, self.root) if self.space.hypermodel else None,
+            without=self.search.without,
         )
 
     def plan(self, home: str) -> Plan:
@@ -175,6 +184,8 @@ class Spec:
             objectives=self.objectives.names,
             baseline=baseline,
             sampler=self.search.sampler,
+            warm_start=self.search.warm_start,
+            confirm_seeds=self.search.confirm_seeds,
             tracking=self.storage.mlflow,
         )
 

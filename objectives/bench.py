@@ -13,8 +13,17 @@ from spaces.genotype import Genotype
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 """What `training.accelerator` may ask for: all devices of that kind, or of the fastest kind that there is."""
 
+ECONOMIES = ("siblings", "look", "halving", "prior", "pour")
+"""What a search saves by: a trained model served in every form at once; a short measurement before training, a full one
+only for what may be on the front; training stopped at rungs; proposals skipped by the fitted latency model; trained
+weights put into the file of the look. Each can be switched off (`search.without`), to see what it brings.
+"""
+
 Emit = Callable[[dict[str, Any]], None]
 """How a worker says what it is at: events, as JSON."""
+
+Ask = Callable[[dict[str, Any]], Any]
+"""How a worker asks its driver something, as JSON, and waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class TrainingSpec:
     teacher: str = "baseline"
     ensemble: int = 3
     accelerator: str = "auto"  # one of `ACCELERATORS`
+    rungs: tuple[float, ...] = (0.2, 0.5)  # shares of the epochs at which a training may be stopped; () for never
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,13 @@ class Bench:
     data_digest: str = ""  # of the data that the study was begun on; "" before they were read
     model: ModelFile | None = None  # the user's own trained model, where that is the baseline
     hypermodel: ModelFile | None = None  # the user's code that builds the candidates, where brisk does not
+    without: tuple[str, ...] = ()  # those of `ECONOMIES` that are switched off
+    repeat: int = 0  # which training of the same candidate: of another seed, the data's split apart
+
+    @property
+    def training_seed(self) -> int:
+        """Of random weights and the order of sequences; that of the data's split is `seed`, whatever the repeat."""
+        return self.seed + self.repeat
 
     @property
     def teachers(self) -> tuple[Genotype, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +14,7 @@ from objectives.model_file import ModelFile, fed
 from objectives.sources import PARTS, importable
 from objectives.training.accelerator import strategy_of
 from objectives.training.own import Trainee, compile_plainly, compiled, fit, meet, reseed
+from objectives.training.rungs import GoesOn, never_stopped
 from spaces.backend import keras
 from spaces.errors import CandidateError, InputError, ModelError
 from spaces.genotype import Genotype
@@ -50,10 +51,12 @@ class Built(Foreign):
 
     def start(self) -> None:
         """Take the model as it was built."""
-        self._make()
+        if self._loaded is None:
+            self._make()
 
-    def train(self, emit: Emit) -> None:
-        """Take trained weights, from the cache if it has them."""
+    def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
+        """Take trained weights, from the cache if it has them; the user's `fit` has no rungs to ask at."""
+        del goes_on
         spec, strategy = self._bench.training, strategy_of(self._bench.training.accelerator)
         with strategy.scope():
             hp, trainee = self._make()
@@ -63,7 +66,7 @@ class Built(Foreign):
         if trainee.plain:
             with strategy.scope():
                 compile_plainly(trainee, data, self._genotype.training, spec)
-        history = fit(self._hyper.fit, hp, trainee, data, spec, seed=self._bench.seed, emit=emit)
+        history = fit(self._hyper.fit, hp, trainee, data, spec, seed=self._bench.training_seed, emit=emit)
         self.history = {**history, "notes": _notes(hp, self._genotype)}
         cache, key = Cache(self._bench.home), self._key(hp)
         weights = {f"{place:04d}": array for place, array in enumerate(trainee.model.get_weights())}
@@ -87,7 +90,7 @@ class Built(Foreign):
         """Build the model; gives the hyperparameters as they were met, and the model that is to be trained."""
         try:
             hp = with_values(self._hyper, dict(self._genotype.architecture.values))
-            trainee, self._loaded = made(self._hyper, hp, self._data, self._bench.seed, self._file.path)
+            trainee, self._loaded = made(self._hyper, hp, self._data, self._bench.training_seed, self._file.path)
             _check(self._loaded, self._data, self._file)
         except InputError as error:
             raise CandidateError("build", str(error)) from error
@@ -108,9 +111,10 @@ class Built(Foreign):
         values = self._genotype.architecture.values
         used = [[name, value] for name, value in values if name in met or own_fit(self._hyper)]
         made_with = [version(name) for name in MAKERS]
-        budget = replace(self._bench.training, distillation=(), accelerator="")
+        budget = asdict(replace(self._bench.training, distillation=(), accelerator=""))
+        del budget["rungs"]
         parts = (self._file.path, self._file.sha256, used, self._genotype.training, budget)
-        return digest(*parts, self._data.digest, self._bench.seed, made_with)
+        return digest(*parts, self._data.digest, self._bench.training_seed, made_with)
 
 
 def look(bench: Bench, data: Dataset) -> dict[str, Any]:

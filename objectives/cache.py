@@ -49,7 +49,8 @@ class Cache:
     def arrays(self, stage: str, key: str) -> Arrays | None:
         """The named arrays kept under `key`, or None."""
         try:
-            with np.load(self.folder / stage / f"{key}.npz", allow_pickle=False) as found:
+            content = (self.folder / stage / f"{key}.npz").read_bytes()  # NumPy leaves a torn file of its own open
+            with np.load(io.BytesIO(content), allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}
         except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError):
             return None
@@ -60,16 +61,27 @@ class Cache:
         np.savez(buffer, allow_pickle=False, **arrays)
         _write(self.folder / stage / f"{key}.npz", buffer.getvalue())
 
+    def forget(self, stage: str, key: str) -> None:
+        """Take away the arrays kept under `key`, if there are any."""
+        (self.folder / stage / f"{key}.npz").unlink(missing_ok=True)
+
     def artifact(self, sha256: str) -> Path:
         """Where the model file of this sha256 is kept."""
         return self.folder / "artifacts" / f"{sha256}.tflite"
 
+    def content(self, sha256: str) -> bytes | None:
+        """The model file of this sha256, or None where it is not there whole."""
+        try:
+            content = self.artifact(sha256).read_bytes()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == sha256 else None
+
     def keep_artifact(self, content: bytes) -> str:
         """Keep a model file under its own sha256, which is given back."""
         sha256 = hashlib.sha256(content).hexdigest()
-        path = self.artifact(sha256)
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            _write(path, content)
+        if self.content(sha256) is None:
+            _write(self.artifact(sha256), content)
         return sha256
 
 

@@ -2,18 +2,25 @@
 
 A group of candidates, one architecture trained in one way and deployed in several forms, goes through these stations:
 
-    load -> untrained: lower and measure -> train -> lower -> quantize -> quality -> measure
+    load -> look: lower and measure -> train -> lower -> quantize -> quality
 
-`untrained` comes before `train` because the latency of a dense graph does not depend on its weights; it is left out
-where no bound could refuse a candidate. Trained weights, artifacts and trusted measurements are kept in the
-home's cache, so that a killed study repeats no more than the lowering and the judging. It runs in a worker process:
-JSON goes in, outcomes go out as events. What fails is one form at one stage; a shared stage fails the group.
+The look, a sitting of one process, comes before `train` because the latency of a graph does not depend on its weights:
+forms over a bound go no further, and at its rungs a training can be held against others as fast. What is not sure is
+measured again after training; what comes near the front is measured in full at the end of the study (`search.finish`),
+for the smallest of many figures is too small whatever care was taken. Lowered files, trained weights
+and trusted measurements are kept in the home's cache by the digest of what they depend on, for any study of the home.
+It runs in a worker process: JSON goes in, outcomes go out as events, and what only the driver can know is asked. What
+fails is one form at one stage; a shared stage fails the group.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +29,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from objectives.artifact import Artifact
-from objectives.bench import Bench, Emit
+from objectives.bench import Ask, Bench, Emit
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
 from objectives.deployment.quantize import quantize, realised_bits
@@ -33,53 +40,66 @@ from objectives.objective import OBJECTIVES
 from objectives.origin import origin_of
 from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome, Quality
 from objectives.task import TASKS
+from objectives.training.rungs import Stopped
 from spaces.catalog import STATIC_BITS, asked_bits
 from spaces.errors import CandidateError
-from spaces.genotype import Genotype
+from spaces.genotype import Deployment, Genotype
 from spaces.record import digest, from_json, to_json
 from spaces.signature import Signature
+
+SHORT: dict[str, Any] = {"min_processes": 1, "max_processes": 1}
+"""What makes a sitting a look."""
+
+LONG_MS = 2.0
+"""A call that lasts longer is cut by whatever else runs: such models are measured while other workers stand still."""
 
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
 
 
-def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
-    """Take one group through the stations; every form's Outcome is emitted as soon as it is known."""
-    group = Group(from_json(Bench, bench), [from_json(Genotype, plain) for plain in genotypes], emit)
+def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit, ask: Ask) -> None:
+    """Take one group through the stations; every form's Outcome is emitted as soon as it is known.
+
+    At each rung of the training it asks {"ask": "rung", "rung", "epoch", "of", "forms": costs by objective of each open
+    form}, and is told why to stop, or "" to go on.
+    """
+    group = Group(from_json(Bench, bench), [from_json(Genotype, plain) for plain in genotypes], emit, ask)
     try:
         with group.stage("load"):
             group.data = loaded(group.bench)
             group.origin = origin_of(group.bench, group.data, group.forms[0])
-        if group.origin.trains and any(name != "quality" for name in group.bench.bounds):
-            _refuse_untrained(group)
+        bounded = any(name != "quality" for name in group.bench.bounds)
+        looking = "look" not in group.bench.without
+        if group.origin.trains and (looking or bounded):
+            _look(group)
         if group.open:
             with group.stage("train"):
-                group.origin.train(emit)
+                group.origin.train(emit, partial(_goes_on, group))
             group.each(_deploy)
+            group.looks = group.looks if looking else {}
             _measure(group)
+    except Stopped as stopped:
+        for form in tuple(group.open):
+            group.known[form]["learned"] = stopped.learned
+            group.settle(form, "stopped", stage="train", reason=stopped.reason)
     except CandidateError as failure:  # of a stage that the forms share
         for form in tuple(group.open):
             group.settle(form, "failed", stage=failure.stage, reason=failure.reason)
 
 
-def _refuse_untrained(group: Group) -> None:
+def _look(group: Group) -> None:
     """Lower every form with random weights, measure them shortly, and settle those whose bound is out of reach."""
-    with group.stage("build"):
-        group.origin.start()
     group.each(_lower_untrained)
     if not group.open:
         return
     with group.stage("untrained"):
-        measured = _sitting(group, "untrained", replace(group.bench.conditions, min_processes=1, max_processes=1))
+        measured = _sitting(group, group.open, "untrained", replace(group.bench.conditions, **SHORT))
     for form, measurement in zip(tuple(group.open), measured, strict=True):
-        known = group.known[form]
         if isinstance(measurement, Measurement):
-            known["untrained_ms"] = measurement.median_ms
+            group.looks[form] = measurement
+            group.known[form]["untrained_ms"] = measurement.median_ms
             lowest = replace(measurement, median_ms=measurement.ci_ms[0])
-            reason = _over(group, replace(group.outcome(form), measurement=lowest))
-            if reason:
+            if reason := _over(group, replace(group.outcome(form), measurement=lowest)):
                 group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
-                continue
-        known.pop("artifact")  # it was the untrained one
 
 
 def _lower_untrained(group: Group, form: int) -> None:
@@ -89,6 +109,22 @@ def _lower_untrained(group: Group, form: int) -> None:
         group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, known before training")
 
 
+def _goes_on(group: Group, rung: int, epoch: int, error: float) -> str:
+    """Ask whether what is trained is still worth it, by what is known of its forms."""
+    quality = Quality(TASKS[group.data.signature.kind].metric, math.nan, error)
+    forms = [costs(replace(group.outcome(form), quality=quality)) for form in group.open]
+    question = {"ask": "rung", "rung": rung, "epoch": epoch, "of": group.bench.training.epochs, "forms": forms}
+    reason = group.ask(question) or ""
+    told = {"event": "rung", "epoch": epoch, "of": group.bench.training.epochs, "error": error}
+    group.emit({**told, "goes_on": not reason})
+    return str(reason)
+
+
+def costs(outcome: Outcome) -> dict[str, float | None]:
+    """What is known of an outcome, by objective."""
+    return {name: row.read(outcome) for name, row in OBJECTIVES.items()}
+
+
 def _artifact(group: Group, form: int, stage: str) -> Artifact:
     """The file of one form with the group's weights of the moment; `stage` tells trained weights from untrained."""
     asked = group.forms[form].deployment
@@ -96,10 +132,7 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     ours = asked.lowering != "keras" and asked.bits not in STATIC_BITS  # else the stock converter does the quantising
     converted = replace(asked, bits="32") if ours else asked
     if (content := group.lowered.get((stage, converted))) is None:
-        content = group.origin.lower(converted)
-        if converted.bits == "32" and stage == "trained":  # once for all widths that are made of it
-            path = group.cache.artifact(group.cache.keep_artifact(content))
-            check_parity(_answers(group, path), group.reference, group.data.signature)
+        content = _untrained(group, converted) if stage == "untrained" else _converted(group, converted)
         group.lowered[stage, converted] = content
     if ours:
         group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
@@ -108,6 +141,35 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     packed = len(zlib.compress(content))
     made = group.origin.exporter(asked)
     return Artifact(sha256, len(content), asked.batch, realised_bits(content), made, compressed_bytes=packed)
+
+
+def _untrained(group: Group, asked: Deployment) -> bytes:
+    """The file with random weights: any training of the same architecture has the same."""
+    key = digest(blueprint, asked) if (blueprint := group.origin.blueprint) else ""
+    if key and (kept := group.cache.record("lowered", key)) and (content := group.cache.content(kept["sha256"])):
+        return content
+    group.origin.start()
+    content = group.origin.lower(asked)
+    if key:
+        group.cache.keep_record("lowered", key, {"sha256": group.cache.keep_artifact(content)})
+    return content
+
+
+def _converted(group: Group, asked: Deployment) -> bytes:
+    """The file with trained weights; a float one answers as the Keras model does, however it was made."""
+    checked = asked.bits == "32"
+    if checked and "pour" not in group.bench.without and (known := group.lowered.get(("untrained", asked))):
+        with contextlib.suppress(CandidateError):  # of weights that are not where they seem to be
+            if content := group.origin.poured(known, asked):
+                return _checked(group, content)
+    content = group.origin.lower(asked)
+    return _checked(group, content) if checked else content
+
+
+def _checked(group: Group, content: bytes) -> bytes:
+    path = group.cache.artifact(group.cache.keep_artifact(content))
+    check_parity(_answers(group, path), group.reference, group.data.signature)
+    return content
 
 
 def _deploy(group: Group, form: int) -> None:
@@ -119,11 +181,13 @@ def _deploy(group: Group, form: int) -> None:
         output = _answers(group, group.cache.artifact(artifact.sha256))
         oracle = group.reference
         task = TASKS[data.signature.kind]
-        score = task.score(data.validation.y, output)
+        score, stderr = task.score(data.validation.y, output), task.stderr(data.validation.y, output)
         error = float(np.sqrt(np.mean((output - oracle) ** 2) / np.mean(oracle**2)))
-        quality = Quality(task.metric, score, task.error(score), output_error=error)
-    notes = _notes(genotype, artifact, group.origin.history, quantize_head=group.bench.quantize_head)
-    group.known[form] |= {"artifact": artifact, "quality": quality, "notes": notes}
+        quality = Quality(task.metric, score, task.error(score), output_error=error, stderr=stderr)
+    history = group.origin.history
+    notes = _notes(genotype, artifact, history, quantize_head=group.bench.quantize_head)
+    learned = tuple(history.get("learned", ()))
+    group.known[form] |= {"artifact": artifact, "quality": quality, "notes": notes, "learned": learned}
 
 
 def _answers(group: Group, path: Path) -> NDArray[Any]:
@@ -133,12 +197,16 @@ def _answers(group: Group, path: Path) -> NDArray[Any]:
 
 
 def _measure(group: Group) -> None:
-    """Measure all open forms in one interleaved sitting, and settle every one of them."""
+    """Measure what was not looked at, or not well, in one interleaved sitting, and settle all open forms."""
     if not group.open:
         return
-    with group.stage("measure"):
-        measured = _sitting(group, "measure", group.bench.conditions)
-    for form, measurement in zip(tuple(group.open), measured, strict=True):
+    unsure = [form for form in group.open if form not in group.looks or not group.looks[form].trusted]
+    measured: dict[int, Measurement | MeasureFailure] = {**group.looks}
+    if unsure:
+        with group.stage("measure"):
+            measured |= zip(unsure, _sitting(group, unsure, "measure", group.bench.conditions), strict=True)
+    for form in tuple(group.open):
+        measurement = measured[form]
         if not isinstance(measurement, Measurement):
             group.settle(form, "failed", stage="measure", reason=measurement.reason)
             continue
@@ -178,17 +246,25 @@ def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any], *, q
     return tuple(notes)
 
 
-def _sitting(group: Group, stage: str, conditions: Conditions) -> list[Measurement | MeasureFailure]:
-    """Measure the open forms' artifacts in one sitting; a figure of the same bytes, device and conditions is reused."""
+def _sitting(
+    group: Group, forms: Sequence[int], stage: str, conditions: Conditions
+) -> list[Measurement | MeasureFailure]:
+    """Measure the forms' artifacts in one sitting; a figure of the same bytes, device and conditions is reused.
+
+    The event that it begins says with "quiet" whether others should stand still meanwhile.
+    """
     tool = device(group.bench.device)
     fingerprint = tool.fingerprint(conditions)
-    artifacts = [group.known[form]["artifact"] for form in group.open]
+    artifacts = [group.known[form]["artifact"] for form in forms]
     keys = [digest(artifact.sha256, fingerprint) for artifact in artifacts]
     found = {key: kept for key in keys if (kept := _kept(group, key))}
     paths = [group.cache.artifact(artifact.sha256) for artifact in artifacts]
     missing = {key: path for key, path in zip(keys, paths, strict=True) if key not in found}
     paths = list(missing.values())
-    figures = tool.measure(paths, conditions, emit=lambda event: group.emit({**event, "stage": stage})) if paths else []
+    long = any(look.median_ms > LONG_MS for look in group.looks.values())
+    quiet = {"stage": stage, "quiet": conditions.threads > 1 or long}
+    figures = tool.measure(paths, conditions, emit=lambda event: group.emit({**event, **quiet})) if paths else []
+    group.emit({"event": "stage", "stage": stage, "form": None, "detail": "measured"})  # others may go on
     fresh = dict(zip(missing, figures, strict=True))
     for key, measurement in fresh.items():
         if isinstance(measurement, Measurement):

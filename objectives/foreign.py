@@ -30,6 +30,7 @@ class Foreign(ABC):
     """What `objectives.origin.Origin` asks of a model that is there; where it comes from is the subclasses' affair."""
 
     remedy: str  # where the stock converter refuses it
+    blueprint = ""
 
     def __init__(self, data: Dataset, file: ModelFile) -> None:
         self.history: dict[str, Any] = {}
@@ -52,6 +53,11 @@ class Foreign(ABC):
             return named(self._stock(asked, ports))
         form = Form("loop", asked.steps, stacked=asked.lowering == "stacked")
         return named(convert(self.loaded, form, ports))
+
+    def poured(self, content: bytes, asked: Deployment) -> bytes | None:
+        """Nothing: its graphs are not brisk's, so that where their weights lie is not known."""
+        del content, asked
+        return None
 
     def exporter(self, asked: Deployment) -> str:
         """Who made the file of a form."""

@@ -19,6 +19,7 @@ from objectives.model_file import answered, fed, probable, sha256_of
 from objectives.rewriting.tried import UNROLLED
 from objectives.sources import importable
 from objectives.states import telling
+from objectives.training.rungs import GoesOn, never_stopped
 from spaces.errors import InputError, ModelError
 from spaces.genotype import Deployment
 from spaces.lowering.load import Loaded, load
@@ -51,7 +52,7 @@ class Given(Foreign):
     def start(self) -> None:
         """Nothing: its weights are what it is."""
 
-    def train(self, emit: Emit) -> None:
+    def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
         """Nothing: it is trained."""
 
 

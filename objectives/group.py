@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.bench import Bench, Emit
+from objectives.bench import Ask, Bench, Emit
 from objectives.cache import Cache
 from objectives.data import Dataset
 from objectives.origin import Origin
-from objectives.outcome import Outcome
+from objectives.outcome import Measurement, Outcome
+from objectives.training.rungs import Stopped
 from spaces.errors import CandidateError, InputError, StudyError
 from spaces.genotype import Deployment, Genotype
 from spaces.record import to_json
@@ -32,6 +33,7 @@ class Group:
     bench: Bench
     forms: list[Genotype]
     emit: Emit
+    ask: Ask
     data: Dataset = field(init=False)
     origin: Origin = field(init=False)
 
@@ -41,6 +43,7 @@ class Group:
         self.known: dict[int, dict[str, Any]] = {form: {} for form in self.open}  # fields of its Outcome so far
         self.seconds: dict[int, dict[str, float]] = {form: {} for form in self.open}
         self.lowered: dict[tuple[str, Deployment], bytes] = {}
+        self.looks: dict[int, Measurement] = {}  # the short measurements before training
 
     @contextmanager
     def stage(self, name: str, form: int | None = None) -> Iterator[None]:
@@ -49,7 +52,7 @@ class Group:
         started = time.perf_counter()
         try:
             yield
-        except (InputError, CandidateError):
+        except (InputError, CandidateError, Stopped):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_TROUBLE:  # no candidate's fault, and no other's luck

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from objectives.bench import Bench, Emit
+from objectives.bench import Ask, Bench, Emit
 from objectives.cache import Cache
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
@@ -51,11 +51,11 @@ def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
+def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit, ask: Ask) -> None:
     """Make and judge one group of candidates; outcomes come as events (`objectives.evaluate`)."""
     from objectives.evaluate import evaluate as take_through_the_stations
 
-    take_through_the_stations(bench, genotypes, emit)
+    take_through_the_stations(bench, genotypes, emit, ask)
 
 
 def final(

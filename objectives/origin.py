@@ -10,6 +10,7 @@ from objectives.bench import Bench, Emit
 from objectives.data import Dataset
 from objectives.given import Given
 from objectives.trained import Trained
+from objectives.training.rungs import GoesOn, never_stopped
 from spaces.genotype import Deployment, Genotype
 
 
@@ -19,17 +20,24 @@ class Origin(Protocol):
     trains: bool
     history: dict[str, Any]
 
+    @property
+    def blueprint(self) -> str:
+        """Names what the file of an untrained model depends on, but for its form; "" where that is not known."""
+
     def start(self) -> None:
         """Take the weights that training begins with."""
 
-    def train(self, emit: Emit) -> None:
-        """Take the trained weights."""
+    def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
+        """Take the trained weights; `goes_on` is asked at each rung, if this origin has any. May raise Stopped."""
 
     def answer(self, x: NDArray[Any]) -> NDArray[Any]:
         """What the float model gives for the data's x: the oracle of every form."""
 
     def lower(self, asked: Deployment) -> bytes:
         """The .tflite of a form; only the stock converter narrows it."""
+
+    def poured(self, content: bytes, asked: Deployment) -> bytes | None:
+        """A float file of a form, lowered after `start`, with the trained weights in it; None where that cannot be."""
 
     def exporter(self, asked: Deployment) -> str:
         """Who made the file of a form, for people."""

@@ -67,6 +67,7 @@ class Quality:
     test: float | None = None
     test_stderr: float | None = None
     output_error: float | None = None  # relative RMS difference of its outputs from the float Keras model's
+    stderr: float | None = None  # of the validation figure, for the size of that part
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,4 @@ class Outcome:
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    learned: tuple[float, ...] = ()  # the validation error at each rung of its training

@@ -18,19 +18,20 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from objectives.artifact import Artifact
-from objectives.bench import Bench
+from objectives.bench import Ask, Bench, Emit
+from objectives.objective import OBJECTIVES
 from objectives.outcome import Measurement, Outcome, Quality
 from objectives.sources import importable
+from objectives.training.rungs import epochs_of
 from spaces.catalog import CELLS, asked_bits
 from spaces.errors import CandidateError
 from spaces.genotype import Architecture, Deployment, Genotype
 from spaces.record import digest, from_json, to_json
 from spaces.signature import Signature
-
-Emit = Callable[[dict[str, Any]], None]
 
 NOTE = "rehearsal: invented figures"
 TRIVIAL_ERROR = 0.9
@@ -97,13 +98,24 @@ def _explored(root: str, place: str) -> dict[str, Any]:
     return {"padding": None, "compiled": True, "genes": [to_json(gene) for gene in genes]}
 
 
-def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit) -> None:
+def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit, ask: Ask) -> None:
     """Take one group through the stages of `objectives.evaluate`; every form's invented Outcome is emitted."""
     where = from_json(Bench, bench)
     forms = [from_json(Genotype, plain) for plain in genotypes]
     _stage(where, emit, "load", forms)
     _stage(where, emit, "train", forms)
     time.sleep(float(where.extra.get("pause_s", "0")))
+    for rung, epoch in enumerate(epochs_of(where.training.rungs, where.training.epochs)):
+        learned = _learned(where, forms[0], rung + 1)
+        known = [replace(invented(where, form), quality=Quality("accuracy", math.nan, learned[-1])) for form in forms]
+        shown = [{name: row.read(outcome) for name, row in OBJECTIVES.items()} for outcome in known]
+        question = {"ask": "rung", "rung": rung, "epoch": epoch, "of": where.training.epochs, "forms": shown}
+        if reason := ask(question):
+            for index, outcome in enumerate(known):
+                ms = outcome.measurement.median_ms if outcome.measurement else outcome.untrained_ms
+                blank = replace(outcome, quality=None, measurement=None, untrained_ms=ms, learned=learned)
+                _emit_outcome(emit, index, replace(blank, state="stopped", stage="train", reason=reason))
+            return
     ready = []
     for index, genotype in enumerate(forms):
         try:
@@ -137,6 +149,7 @@ def invented(bench: Bench, genotype: Genotype) -> Outcome:
     """The outcome of one candidate, always the same for the same one."""
     _, features, outputs = _LENGTHS.get(bench.task.data, (100, 8, 10))
     error = _error(genotype)
+    error += 0.004 * _chance(genotype, f"repeat {bench.repeat}") if bench.repeat else 0.0
     latency_ms = _latency_us(genotype, *_LENGTHS.get(bench.task.data, (100, 8, 10))) / 1000
     size_bytes = 4000 + int(_weights(genotype, features) * _BYTES[genotype.deployment.bits]) + 4 * outputs
     conditions = bench.conditions
@@ -172,6 +185,7 @@ def invented(bench: Bench, genotype: Genotype) -> Outcome:
         ),
         seconds={"train": 0.0, "measure": 0.0},
         notes=(NOTE,),
+        learned=_learned(bench, genotype, len(bench.training.rungs)),
     )
     over = latency_ms / genotype.deployment.batch - bench.bounds.get("latency", math.inf)
     if over <= 0:
@@ -194,6 +208,13 @@ def _latency_us(genotype: Genotype, steps: int, features: int, outputs: int) -> 
     directions = built.layers * (2 if built.bidirectional else 1)
     spread = 1 + 0.02 * _chance(genotype, "latency")
     return (directions * frames * step_us * (0.4 + 0.6 * served.batch) + once_us) * spread
+
+
+def _learned(bench: Bench, genotype: Genotype, rungs: int) -> tuple[float, ...]:
+    """The validation errors at the first rungs: what a cell is going to learn, it learns at a rate of its own."""
+    final, rate = _error(genotype), 3.0 if CELLS[_built(genotype).cell].recurrent_matrix else 1.5
+    shares = [epoch / bench.training.epochs for epoch in epochs_of(bench.training.rungs, bench.training.epochs)]
+    return tuple(final + (TRIVIAL_ERROR - final) * math.exp(-rate * 3 * share) for share in shares[:rungs])
 
 
 def _activations(genotype: Genotype) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,10 +15,13 @@ from objectives.bench import Bench, Emit
 from objectives.cache import Arrays, Cache
 from objectives.data import Dataset
 from objectives.deployment.lower import exporter_name, lower, lower_streaming
+from objectives.deployment.pour import distinct, poured
 from objectives.given import soft_targets, states
+from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
-from objectives.training.distill import Lesson, hidden_states, mean_of, normalised, teacher_logits
+from objectives.training.distill import Lesson, hidden_states, mean_of, normalised, outputs_of, teacher_logits
 from objectives.training.fit import fit
+from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
 from spaces.build import Weights, build, put_weights, serving_model, weights_of
 from spaces.genotype import Deployment, Genotype, Training
 from spaces.record import digest
@@ -41,13 +44,32 @@ class Trained:
         self.weights: Weights = {}
         self._bench, self._data, self._genotype = bench, data, genotype
 
+    @functools.cached_property
+    def _made(self) -> tuple[Any, Weights]:
+        """The Keras model, built once to be looked at, trained and asked; and the weights that it is looked at with."""
+        with strategy_of(self._bench.training.accelerator).scope():
+            model = build(self._genotype.served, self._data.signature, self._bench.training_seed)
+        return model, distinct(weights_of(model))
+
+    @property
+    def model(self) -> Any:
+        """The float Keras model."""
+        return self._made[0]
+
+    @property
+    def blueprint(self) -> str:
+        """Names what the file of an untrained model depends on, but for its form."""
+        made_with = [version(name) for name in MAKERS]
+        return digest(self._genotype.served, self._data.signature, self._bench.training_seed, made_with)
+
     def start(self) -> None:
         """Take random weights, always the same."""
-        self.weights = weights_of(build(self._genotype.served, self._data.signature, self._bench.seed))
+        self.weights = self._made[1]
 
-    def train(self, emit: Emit) -> None:
+    def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
         """Take trained weights, from the cache if it has them."""
-        self.weights, self.history = trained(self._bench, self._data, self._genotype, emit)
+        where = (self._bench, self._data, self._genotype)
+        self.weights, self.history = trained(*where, emit, goes_on, lambda: self.model)
 
     def recall(self) -> bool:
         """Take the trained weights that the cache has, if it has them."""
@@ -58,19 +80,24 @@ class Trained:
     @functools.cached_property
     def serving(self) -> Any:
         """The float Keras model as it is served, with the trained weights."""
-        model = build(self._genotype.served, self._data.signature, self._bench.seed)
-        put_weights(model, self.weights)
-        return serving_model(model, self._data.signature)
+        put_weights(self.model, self.weights)
+        return serving_model(self.model, self._data.signature)
 
     def answer(self, x: NDArray[Any]) -> NDArray[Any]:
         """What the float Keras model gives."""
-        return np.asarray(self.serving.predict(x, batch_size=256, verbose=0))
+        return outputs_of(self.serving)(x)
 
     def lower(self, asked: Deployment) -> bytes:
         """The .tflite of a form with the weights of the moment (`deployment.lower`)."""
         calibration = self._data.train.x[:CALIBRATION_ROWS]
         architecture, signature = self._genotype.served, self._data.signature
         return lower(architecture, signature, self.weights, asked, representative=calibration)
+
+    def poured(self, content: bytes, asked: Deployment) -> bytes | None:
+        """A float file of a form that was lowered after `start`, with the weights of the moment in it."""
+        if asked.lowering == "keras":
+            return None
+        return poured(content, self._genotype.served, self._data.signature, asked, self._made[1], self.weights)
 
     def stream(self, frames: int) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
         """The float32 .tflite of one step of a stream, and the states that a sequence begins with, by name.
@@ -86,39 +113,53 @@ class Trained:
         return exporter_name(asked)
 
 
-def trained(bench: Bench, data: Dataset, genotype: Genotype, emit: Emit) -> tuple[Weights, dict[str, Any]]:
-    """The group's weights and the history of their training; trained now unless the cache has them."""
+def trained(
+    bench: Bench,
+    data: Dataset,
+    genotype: Genotype,
+    emit: Emit,
+    goes_on: GoesOn = never_stopped,
+    fresh: Callable[[], Any] | None = None,
+) -> tuple[Weights, dict[str, Any]]:
+    """The group's weights and the history of their training; trained now unless the cache has them.
+
+    `goes_on` is asked at each rung; `fresh` gives the untrained model, where the caller has it. Raises Stopped where
+    training is to stop.
+    """
     if (kept := recalled(bench, data, genotype)) is not None:
         return kept
     cache, teachers = Cache(bench.home), _teachers_of(bench, genotype)
     key = training_key(bench, data, genotype, teachers)
-    begun = genotype.training.before and _begun(bench, data, genotype, genotype.training.before, emit)
-    with strategy_of(bench.training.accelerator).scope():
-        model = build(genotype.served, data.signature, bench.seed)
-        if begun:
-            put_weights(model, begun)
+    begun = genotype.training.before and _begun(bench, data, genotype, genotype.training.before, emit, goes_on)
+    model = fresh() if fresh else Trained(bench, data, genotype).model
+    if begun:
+        put_weights(model, begun)
+    task, epochs = TASKS[data.signature.kind], epochs_of(bench.training.rungs, bench.training.epochs)
+    rungs = Rungs(epochs, lambda told: task.error(told["validation_metric"]), goes_on, cache, key)
     history = fit(
         model,
         data,
         genotype.training,
         bench.training,
-        seed=bench.seed,
+        seed=bench.training_seed,
         lesson=_lesson(bench, data, teachers, emit) if teachers else None,
         quantize_head=bench.quantize_head,
         emit=emit,
+        rungs=rungs,
     )
     if teachers:
         history["notes"] = [_thanks(teachers)]
     weights = weights_of(model)
     cache.keep_arrays("trained", key, _pack(weights))
     cache.keep_record("trained", key, history)
+    rungs.done()
     return weights, history
 
 
-def _begun(bench: Bench, data: Dataset, genotype: Genotype, training: Training, emit: Emit) -> Weights:
+def _begun(bench: Bench, data: Dataset, genotype: Genotype, training: Training, emit: Emit, goes_on: GoesOn) -> Weights:
     """The weights that `training` gave and the genotype's goes on from, units cut out if that is what it is for."""
     before = replace(genotype, training=training)
-    weights, _ = trained(bench, data, before, emit)
+    weights, _ = trained(bench, data, before, emit, goes_on)
     emit({"event": "stage", "stage": "train", "form": None, "detail": "going on"})
     if before.served == genotype.served:
         return weights
@@ -137,11 +178,14 @@ def training_key(bench: Bench, data: Dataset, genotype: Genotype, teachers: Sequ
 
     The accelerator changes no more of them than the number of threads does: float noise.
     """
-    budget = replace(bench.training, distillation=(), hints=(), teacher="", ensemble=0, accelerator="")
-    taught = [data.unlabelled_digest, *(_teaching_key(bench, data, one) for one in teachers)] if teachers else []
+    budget = asdict(replace(bench.training, distillation=(), hints=(), teacher="", ensemble=0, accelerator=""))
+    del budget["rungs"]
+    once = replace(bench, repeat=0)
+    taught = [data.unlabelled_digest, *(_teaching_key(once, data, one) for one in teachers)] if teachers else []
     made_with = [version(name) for name in MAKERS]
     head = bench.quantize_head and genotype.training.qat != ""
-    return digest(genotype.architecture, genotype.training, budget, data.digest, bench.seed, taught, made_with, head)
+    seed = bench.training_seed
+    return digest(genotype.architecture, genotype.training, budget, data.digest, seed, taught, made_with, head)
 
 
 def _teaching_key(bench: Bench, data: Dataset, teacher: Genotype) -> str:
@@ -162,7 +206,8 @@ def _thanks(teachers: Sequence[Genotype]) -> str:
 
 
 def _lesson(bench: Bench, data: Dataset, teachers: Sequence[Genotype], emit: Emit) -> Lesson:
-    """What the teachers say: the mean of their outputs, their states side by side."""
+    """What the teachers say: the mean of their outputs, their states side by side. They are trained but once."""
+    bench = replace(bench, repeat=0)
     said = [_said(bench, data, teacher, emit) for teacher in teachers]
     logits = mean_of(data.signature.kind, [each["logits"] for each in said])
     hidden = np.concatenate([each["hidden"] for each in said], axis=-1) if _hinting(bench) else None

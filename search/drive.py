@@ -11,13 +11,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from objectives.bench import Bench
 from objectives.outcome import Outcome
-from search import batches, twins
+from search import batches, seeds, twins
 from search.finish import finish
 from search.isolate import Child, ChildDied, Event, waits
 from search.study import SpaceExhausted, Study
@@ -31,6 +31,7 @@ Name = int | str
 """A trial's number, "baseline", or "rewrite-1", "twin-1", "batch-4" and so on."""
 
 MEASURING = {"untrained", "measure"}
+QUIET_S = 300.0  # the longest time for which workers stand still
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
 
 
@@ -38,39 +39,52 @@ NEWS_S = 0.5  # how long to wait for news before looking at the clock
 class Limits:
     """How far a session goes: `trials` counts outcomes told, those of earlier sessions too; `timeout_s` this session.
 
-    At its end no new group is begun, those at work are finished. `group_timeout_s` and `memory_limit_bytes` hold for
-    one worker with one group.
+    At its end, or once `stop_when` (`search.budget`) is reached, no new group is begun, those at work are finished.
+    `group_timeout_s` and `memory_limit_bytes` hold for one worker with one group, `stage_timeouts` for stages by name.
     """
 
     trials: int = 40
     timeout_s: float | None = None
     workers: int = 1
     group_timeout_s: float | None = 3600.0
+    stage_timeouts: Mapping[str, float] = field(default_factory=dict)
     memory_limit_bytes: int | None = None
+    stop_when: str = ""
 
 
-def drive(study: Study, limits: Limits, on_event: Tell = lambda event: None) -> str:
-    """Work on the study, judge its front once more, and say why it ended: "trials", "timeout" or "exhausted".
+def drive(
+    study: Study,
+    limits: Limits,
+    on_event: Tell = lambda event: None,
+    wind_down: threading.Event | None = None,
+) -> str:
+    """Work on the study, judge its front once more, and say why it ended: "trials", "timeout", "exhausted", "target" or
+    "settled" (what `stop_when` asked for), or "interrupted".
 
     Around the judging (`search.finish`) what the record needs beside the trials is made: the twins of the front's
-    members (`search.twins`), and the chosen one at several batch sizes (`search.batches`).
+    members (`search.twins`), their repeats from other seeds (`search.seeds`) where the plan wants them, and the chosen
+    one at several batch sizes (`search.batches`).
 
     `on_event` gets what `evaluate` emits, with "trials" (the numbers of its group), "trial" (of its form) and "lane"
     put in; before that {"event": "group", "genotypes"}; and {"event": "told", "outcome", "counts"} for each outcome.
-    KeyboardInterrupt ends the workers at once and goes on to the caller; what they were at stays running in the
-    storage and is taken up by the next session. Raises the user's errors (data that changed or cannot be read, a
-    baseline that fails, threads that a worker does not have).
+    Once `wind_down` is set, each worker finishes its stage and is ended, and the front is judged. KeyboardInterrupt
+    ends the workers at once and goes on to the caller. Either way, what they were at stays running in the storage and
+    is taken up by the next session. Raises the user's errors (data that changed or cannot be read, a baseline that
+    fails, threads that a worker does not have).
     """
-    driver = _Driver(study, limits, on_event)
+    driver = _Driver(study, limits, on_event, wind_down or threading.Event())
     ended = "error"
     try:
         driver.prepare()
         driver.baseline()
         driver.rewrites()
         ended = driver.search()
-        driver.twins()
+        if ended != "interrupted":
+            driver.twins()
+            driver.seeds()
         driver.finish()
-        driver.batches()
+        if ended != "interrupted":
+            driver.batches()
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
@@ -95,45 +109,75 @@ class _Work:
         self.open = set(range(len(self.names)))
 
 
+class _Abandoned(ChildDied):
+    """A worker was ended between two stages, because the session winds down."""
+
+
 class _Lane:
-    """A thread with a child; one call at a time, its news go to the queue as (lane, kind, what)."""
+    """A thread with a child; one call at a time, its news go to the queue as (lane, kind, what).
+
+    What the child asks goes there too, and waits for `answer`. Once `abandon` is set, its next stage is not begun.
+    """
 
     def __init__(self, child: Child, news: queue.SimpleQueue[tuple[_Lane, str, Any]]) -> None:
         self.child = child
         self.work: _Work | None = None
+        self.paused = False
+        self.abandon = threading.Event()
         self._news = news
-        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], float | None] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def submit(self, function: str, arguments: dict[str, Any], timeout_s: float | None = None) -> None:
-        self._calls.put((function, arguments, timeout_s))
+    def submit(self, function: str, arguments: dict[str, Any], limits: Limits) -> None:
+        self._calls.put((function, arguments, limits))
+
+    def answer(self, answer: Any) -> None:
+        self._answers.put((answer,))
 
     def close(self) -> None:
         self._calls.put(None)
+        self._answers.put(None)
         self.child.close()
         self._thread.join()
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            function, arguments, timeout_s = call
+            function, arguments, limits = call
             try:
                 result = self.child.call(
                     function,
                     arguments,
-                    timeout_s=timeout_s,
-                    on_event=lambda event: self._news.put((self, "event", event)),
+                    timeout_s=limits.group_timeout_s,
+                    stage_timeouts=limits.stage_timeouts,
+                    on_event=self._tell,
+                    on_ask=self._ask,
                 )
                 self._news.put((self, "done", result))
             except BaseException as error:  # nothing may end this thread without the driver's hearing of it
                 self._news.put((self, "error", error))
 
+    def _tell(self, event: Event) -> None:
+        self._news.put((self, "event", event))
+        if self.abandon.is_set() and event["event"] in ("stage", "outcome"):
+            raise _Abandoned("abandoned", "the session winds down")
+
+    def _ask(self, question: Event) -> Any:
+        self._news.put((self, "ask", question))
+        answered = self._answers.get()
+        if answered is None:
+            raise ChildDied("crashed", "the driver has gone")
+        return answered[0]
+
 
 class _Driver:
-    def __init__(self, study: Study, limits: Limits, on_event: Tell) -> None:
-        self._study, self._limits, self._on_event = study, limits, on_event
+    def __init__(self, study: Study, limits: Limits, on_event: Tell, wind_down: threading.Event) -> None:
+        self._study, self._limits, self._on_event, self._wind_down = study, limits, on_event, wind_down
         self._started = self._ticked = time.monotonic()
         self._clock = study.clock
+        self._quiet: _Lane | None = None  # the one that the others stand still for
+        self._quiet_since = 0.0
         self._news: queue.SimpleQueue[tuple[_Lane, str, Any]] = queue.SimpleQueue()
         self._lanes = [
             _Lane(
@@ -155,7 +199,8 @@ class _Driver:
         self._study.keep_prepared(what)
 
     def _prepared(self, tries: int) -> dict[str, Any]:
-        self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", {"bench": to_json(self._study.plan.bench)})
+        bench = {"bench": to_json(self._study.plan.bench)}
+        self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", bench, Limits(group_timeout_s=None))
         kind = "event"
         while kind == "event":
             _, kind, what = self._news.get()
@@ -169,17 +214,21 @@ class _Driver:
     def baseline(self) -> None:
         """Evaluate the baseline first, under no bound: a slow one is what the study is for.
 
-        One that failed is tried again in each session. Raises StudyError where it fails: it is what was asked for.
+        The other workers begin to search meanwhile, unless it is to teach. One that failed is tried again in each
+        session. Raises StudyError where it fails: it is what was asked for.
         """
         genotype, kept = self._study.plan.baseline, self._study.baseline
         if genotype is None or (kept and kept.state == "complete"):
             return
         unbounded = to_json(replace(self._study.bench, bounds={}))
-        self._begin(self._lanes[0], _Work(("baseline",), (genotype,), unbounded))
-        while self._lanes[0].work:
+        lane = self._lanes[0]
+        self._begin(lane, _Work(("baseline",), (genotype,), unbounded))
+        while lane.work and self._study.plan.bench.teacher:
             self._receive()
-        kept = self._study.baseline
-        if kept and kept.state != "complete":
+
+    def _judge_baseline(self, kept: Outcome) -> None:
+        self._study.keep_baseline(kept)
+        if kept.state != "complete":
             raise StudyError(
                 f"the baseline failed at {kept.stage}: {kept.reason}; mend [baseline] in the spec, or leave it out. "
                 "The same command tries it again"
@@ -193,6 +242,10 @@ class _Driver:
         """Keep every lane at work until trials, time or candidates run out."""
         ended = ""
         while True:
+            if self._wind_down.is_set():
+                ended = "interrupted"
+                for lane in self._lanes:
+                    lane.abandon.set()
             for lane in self._lanes:
                 if lane.work is None and not ended:
                     ended = self._next(lane)
@@ -213,6 +266,12 @@ class _Driver:
                 groups.setdefault(genotype.group, {})[name] = genotype
         self._beside(list(groups.values()), replace(self._study.bench, bounds={}))
 
+    def seeds(self) -> None:
+        """Train members of the front again from other seeds; one that fails is told."""
+        for group in seeds.groups(seeds.left(self._study.history())):
+            repeat = seeds.repeat_of(next(iter(group)))
+            self._beside([group], replace(self._study.bench, bounds={}, repeat=repeat))
+
     def batches(self) -> None:
         """Lower and measure the chosen candidate at each batch of its curve."""
         left = batches_left(self._study.history())
@@ -230,6 +289,7 @@ class _Driver:
 
     def finish(self) -> None:
         """Judge the front once more, with every worker idle."""
+        self._lanes[0].abandon.clear()
         self._tick()
         self._clock["measuring_s"] += finish(self._study, self._lanes[0].child, self._on_event)
 
@@ -260,9 +320,10 @@ class _Driver:
         genotypes = [to_json(genotype) for genotype in work.genotypes]
         self._say(lane, {"event": "group", "genotypes": genotypes})
         arguments = {"bench": work.bench, "genotypes": genotypes}
-        lane.submit(f"{self._study.plan.evaluator}:evaluate", arguments, self._limits.group_timeout_s)
+        lane.submit(f"{self._study.plan.evaluator}:evaluate", arguments, self._limits)
 
     def _receive(self) -> None:
+        self._watch_quiet()
         try:
             lane, kind, what = self._news.get(timeout=NEWS_S)
         except queue.Empty:
@@ -273,16 +334,23 @@ class _Driver:
         assert work, "a lane speaks only of its work"
         if kind == "event":
             self._hear(lane, work, what)
+        elif kind == "ask":
+            lane.answer(self._answer(work, what))
         elif kind == "done":
             self._fail(lane, work, work.open, "the worker ended without an outcome")
             self._end(lane)
         else:
             self._bury(lane, work, what)
 
+    def _answer(self, work: _Work, question: Event) -> str:
+        """Why a training ends at a rung (`objectives.evaluate`); that of what is no trial never does."""
+        return self._study.stop(work.genotypes[0].group, question) if isinstance(work.names[0], int) else ""
+
     def _hear(self, lane: _Lane, work: _Work, event: Event) -> None:
         if event["event"] == "stage":
             work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
             work.waiting = waits(event)
+            self._keep_quiet(lane, bool(event.get("quiet")) and not work.waiting)
         if event["event"] == "epoch":
             self._clock["sequences"] += event.get("sequences", 0)
             self._clock["epochs_s"] += event.get("seconds", 0.0)
@@ -294,10 +362,15 @@ class _Driver:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again."""
         if not isinstance(error, BriskError) or isinstance(error, InputError):
             raise error
+        if isinstance(error, _Abandoned):
+            self._end(lane)
+            return
         if isinstance(error, CandidateError):
             work.stage, work.form = error.stage, None
-        lost = {work.form} & work.open if isinstance(error, ChildDied) else set()
+        lost: set[Any] = {work.form} & work.open if isinstance(error, ChildDied) else set()
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
+        for form in lost:
+            self._study.died(work.genotypes[form], work.stage, reason)
         self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
         self._end(lane)
@@ -319,7 +392,7 @@ class _Driver:
         if isinstance(name, int):
             outcome = self._study.tell(name, outcome)
         elif name == "baseline":
-            self._study.keep_baseline(outcome)
+            self._judge_baseline(outcome)
         else:
             outcome = self._study.keep_beside(name, outcome)
         counts = {"told": len(self._study.outcomes), "of": self._limits.trials}
@@ -327,7 +400,26 @@ class _Driver:
 
     def _end(self, lane: _Lane) -> None:
         lane.work = None
+        self._keep_quiet(lane, False)
         self._keep_clock("")
+
+    def _keep_quiet(self, lane: _Lane, wanted: bool) -> None:
+        """Have the other workers stand still while this one measures what they would disturb."""
+        if wanted and self._quiet is None:
+            self._quiet, self._quiet_since = lane, time.monotonic()
+            for other in self._lanes:
+                if other is not lane:
+                    other.child.pause()
+        elif not wanted and self._quiet is lane:
+            self._quiet = None
+            for other in self._lanes:
+                other.child.resume()
+
+    def _watch_quiet(self) -> None:
+        """Whatever became of a measurement, nobody stands still for ever."""
+        if self._quiet and time.monotonic() - self._quiet_since > QUIET_S:
+            self._on_event({"event": "warning", "text": f"a measurement took over {QUIET_S:.0f} s; the others go on"})
+            self._keep_quiet(self._quiet, False)
 
     def _say(self, lane: _Lane, event: Event) -> None:
         assert lane.work
@@ -340,7 +432,10 @@ class _Driver:
         now = time.monotonic()
         passed, self._ticked = now - self._ticked, now
         stages = {lane.work.stage for lane in self._lanes if lane.work and not lane.work.waiting}
+        idle = [lane for lane in self._lanes if not lane.work or lane.work.waiting or self._quiet not in (None, lane)]
         self._clock["wall_s"] += passed
+        self._clock["workers_s"] += passed * len(self._lanes)
+        self._clock["idle_s"] += passed * len(idle)
         if stages & MEASURING:
             self._clock["measuring_s"] += passed
         elif "train" in stages:

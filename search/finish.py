@@ -18,11 +18,13 @@ from search.isolate import CallFailed, Child, ChildDied, Event
 from search.study import Study
 from search.summary import front_of
 from search.twins import wanted
+from search.worth import near_the_front
 from spaces.errors import CandidateError
 from spaces.record import from_json, to_json
 
 MORE_PROCESSES = 4  # than a sitting of the search may have
 SECONDS_A_MODEL = 2.0  # more than such a sitting may take
+MOST = 60  # models: the front, then what is within noise of it
 
 Measured = Sequence[Measurement | MeasureFailure]
 
@@ -35,7 +37,8 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
     told since the last time.
     """
     history = study.history()
-    found: dict[int | str, Outcome] = {name: history.candidates[name] for name in front_of(history)}
+    chosen = dict.fromkeys([*front_of(history), *near_the_front(history.candidates, history.plan.objectives)])
+    found: dict[int | str, Outcome] = {name: history.candidates[name] for name in [*chosen][:MOST]}
     current = wanted(history)
     found |= {name: twin for name, twin in history.twins.items() if twin.measurement and twin.genotype in current}
     if history.baseline and history.baseline.state == "complete":

@@ -26,12 +26,14 @@ NO_CLOCK: dict[str, Any] = {
     "wall_s": 0.0,
     "training_s": 0.0,
     "measuring_s": 0.0,
+    "workers_s": 0.0,
+    "idle_s": 0.0,
     "sequences": 0,
     "epochs_s": 0.0,
     "ended": "",
 }
 STATES = ("complete", "infeasible", "stopped", "failed")
-BESIDE = {"rewrite": "rewrites", "twin": "twins", "batch": "batches"}
+BESIDE = {"rewrite": "rewrites", "twin": "twins", "batch": "batches", "seed": "seeds"}
 """What is kept beside the trials, by what its names begin with: "twin-1"."""
 
 
@@ -50,6 +52,8 @@ class Plan:
     sampler: str = "tpe"
     evaluator: str = "objectives.judge"
     tracking: str = ""  # MLflow's URI; "" is the home's own store
+    warm_start: tuple[str, ...] = ("known",)  # where it begins (`search.warm`)
+    confirm_seeds: int = 1  # how often members of the front are trained in all
 
     def differences(self, other: Plan) -> list[str]:
         """The keys, with both values, in which two plans differ that should be one; where files lie does not count."""
@@ -78,7 +82,10 @@ class History:
     and sending to MLflow after the driver are not in it. `ended` says why the last session ended, "" while one runs or
     after it was killed. No trials either, by name: `rewrites`, the forms of the user's own model ("rewrite-1", ...);
     `twins` of members of the front, without a training technique ("twin-1"); `batches`, the chosen candidate at
-    several batch sizes ("batch-4"). `sequences` were trained on, each time one was, in `epochs_s` of the workers' time.
+    several batch sizes ("batch-4"); `seeds`, members of the front trained again ("seed-1-12"). `sequences` were trained
+    on, each time one was, in `epochs_s` of the workers' time.
+    Of `workers_s`, the wall time of each worker, `idle_s` went by with nothing to do, or waiting for the device.
+    `skipped` proposals were of a kind that is known to kill its process; they count for nothing either.
     `ensemble` are the models that teach, where several do, () before they are settled.
     """
 
@@ -97,9 +104,13 @@ class History:
     rewrites: Mapping[str, Outcome] = field(default_factory=dict)
     twins: Mapping[str, Outcome] = field(default_factory=dict)
     batches: Mapping[str, Outcome] = field(default_factory=dict)
+    seeds: Mapping[str, Outcome] = field(default_factory=dict)
     ensemble: tuple[Genotype, ...] = ()
     sequences: int = 0
     epochs_s: float = 0.0
+    workers_s: float = 0.0
+    idle_s: float = 0.0
+    skipped: int = 0
 
     @property
     def bench(self) -> Bench:
@@ -182,10 +193,12 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         raise StudyError(f"the study {name!r} was not made by brisk, or is only just being made")
     outcomes: dict[int, Outcome] = {}
     running: dict[int, Genotype] = {}
-    duplicates = 0
+    duplicates = skipped = 0
     for number, state, attributes in trials:
         if "duplicate_of" in attributes:
             duplicates += 1
+        elif "skipped" in attributes:
+            skipped += 1
         elif state in ("RUNNING", "WAITING"):
             if "genotype" in attributes:
                 running[number] = from_json(Genotype, attributes["genotype"])
@@ -201,11 +214,13 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         outcomes=outcomes,
         running=running,
         duplicates=duplicates,
+        skipped=skipped,
         finals={int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in fresh.items()},
         **{**NO_CLOCK, **kept.get("clock", {})},
         rewrites=_outcomes(kept.get("rewrites", {})),
         twins=_outcomes(kept.get("twins", {})),
         batches=_outcomes(kept.get("batches", {})),
+        seeds=_outcomes(kept.get("seeds", {})),
         ensemble=tuple(from_json(Genotype, plain) for plain in kept.get("ensemble", [])),
     )
 
@@ -240,9 +255,11 @@ def _tables(home: Path) -> Iterator[sqlite3.Connection]:
 def _fixed(plan: Plan) -> dict[str, Any]:
     """What of a plan a study may not change: where things lie and run, and how candidates are proposed, it may."""
     plain = to_json(plan)
+    for key in ("sampler", "warm_start", "confirm_seeds", "tracking"):
+        del plain[key]
+    for key in ("home", "root", "data_digest", "ensemble", "repeat"):
+        del plain["bench"][key]
     del plain["bench"]["training"]["accelerator"]
-    del plain["sampler"], plain["tracking"], plain["bench"]["home"], plain["bench"]["root"]
-    del plain["bench"]["data_digest"], plain["bench"]["ensemble"]
     if model := plain["bench"]["model"]:
         del model["path"], model["padding"]
     if code := plain["bench"]["hypermodel"]:

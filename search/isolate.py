@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,9 @@ from spaces import errors
 
 POLL_S = 0.2  # how often memory and time are looked at
 TAIL_BYTES = 4096
+
+_NURSERY = ThreadPoolExecutor(1, "brisk-nursery")
+"""The thread that starts all children: the kernel ends each with the thread it came from, so that must live on."""
 
 Event = dict[str, Any]
 
@@ -52,7 +56,8 @@ class Child:
     """A child process with its own session, cores and log (`<home>/logs/<name>.log`; without a home, none is kept).
 
     It starts with the first call. `memory_limit_bytes` is resident memory, that of its own children included. After a
-    ChildDied the next call starts a fresh process. `close` may be called from another thread: it ends a running call.
+    ChildDied the next call starts a fresh process. From another thread than the caller's it may be closed, which ends a
+    running call, and made to stand still, which counts towards no limit of time.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Child:
         self._starting = threading.Lock()
         self._closed = False
         self._log_from = 0  # where in the log the running call began
+        self._standing = False
 
     @property
     def pid(self) -> int | None:
@@ -83,35 +89,67 @@ class Child:
         arguments: dict[str, Any],
         *,
         timeout_s: float | None = None,
+        stage_timeouts: Mapping[str, float] | None = None,
         on_event: Callable[[Event], None] | None = None,
+        on_ask: Callable[[Event], Any] | None = None,
     ) -> Any:
-        """Run "module:function" with JSON arguments and return its JSON result; what it emits goes to `on_event`.
+        """Run "module:function" with JSON arguments and return its JSON result.
 
-        The time for which its last event `waits` does not count towards `timeout_s`.
-        Raises ChildDied where the process ended, took longer or grew larger than allowed; a BriskError raised inside
-        as itself; any other exception as CallFailed.
+        What it emits goes to `on_event`; what it asks goes to `on_ask`, and the answer, as JSON, back (without, None).
+        The time for which its last event `waits`, and that of the answering, count towards neither `timeout_s` nor
+        `stage_timeouts`, which limit the stages that it tells of, by name. What `on_event` and `on_ask` raise ends the
+        process. Raises ChildDied where the process ended, took longer or grew larger than allowed; a BriskError raised
+        inside as itself; any other exception as CallFailed.
         """
         process = self._start()
-        spent_s, looked, waiting = 0.0, time.monotonic(), False
+        watch = _Watch(timeout_s, stage_timeouts or {})
         self._log_from = self._log.stat().st_size if self._log else 0
         try:
             self._send(process, {"call": function, "arguments": arguments})
             while True:
-                with contextlib.suppress(queue.Empty):
-                    message = self._messages.get(timeout=POLL_S)
-                    if message is None:
-                        raise ChildDied("crashed", self._autopsy(process))
-                    if "event" not in message:
-                        return _result(message)
-                    waiting = waits(message["event"])
+                message = self._heard(process)
+                watch.tick(counts=not self._standing)
+                self._watch_memory(process)
+                if message is None:
+                    continue
+                if "event" in message:
+                    watch.hear(message["event"])
                     if on_event:
                         on_event(message["event"])
-                passed, looked = time.monotonic() - looked, time.monotonic()
-                spent_s += 0.0 if waiting else passed
-                self._watch(process, spent_s, timeout_s)
-        except (ChildDied, KeyboardInterrupt):
+                elif "ask" in message:
+                    self._send(process, {"answer": on_ask(message["ask"]) if on_ask else None})
+                    watch.tick(counts=False)
+                else:
+                    break
+        except BaseException:
             self._end()
             raise
+        return _result(message)
+
+    def _heard(self, process: subprocess.Popen[bytes]) -> Event | None:
+        """The next message, None where there is none for a while. Raises ChildDied where there will be none."""
+        try:
+            message = self._messages.get(timeout=POLL_S)
+        except queue.Empty:
+            return None
+        if message is None:
+            raise ChildDied("crashed", self._autopsy(process))
+        return message
+
+    def pause(self) -> None:
+        """Have the process stand still until `resume`; nothing where there is none."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._starting:
+            self._standing = number == signal.SIGSTOP and self._process is not None
+            if self._process:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
 
     def close(self) -> None:
         """End the child and all it started, at once; a call that runs in another thread ends with ChildDied."""
@@ -126,13 +164,14 @@ class Child:
             if self._process is None:
                 cores = [",".join(map(str, self._cores))] if self._cores else []
                 with self._open_log() as log:
-                    self._process = subprocess.Popen(
-                        [sys.executable, "-P", "-m", "search.worker", *cores],
+                    self._process = _NURSERY.submit(
+                        subprocess.Popen,
+                        [sys.executable, "-P", "-m", "search.worker", str(os.getpid()), *cores],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=log,
                         start_new_session=True,
-                    )
+                    ).result()
                 self._messages = queue.SimpleQueue()
                 threading.Thread(target=_listen, args=(self._process, self._messages), daemon=True).start()
             return self._process
@@ -149,9 +188,7 @@ class Child:
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
 
-    def _watch(self, process: subprocess.Popen[bytes], spent_s: float, timeout_s: float | None) -> None:
-        if timeout_s and spent_s > timeout_s:
-            raise ChildDied("timeout", f"did not end within {timeout_s:g} s")
+    def _watch_memory(self, process: subprocess.Popen[bytes]) -> None:
         if self._memory_limit_bytes is not None:
             used = _resident_bytes(process.pid)
             if used > self._memory_limit_bytes:
@@ -179,7 +216,7 @@ class Child:
 
     def _end(self) -> None:
         with self._starting:
-            process, self._process = self._process, None
+            process, self._process, self._standing = self._process, None, False
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -188,6 +225,36 @@ class Child:
         assert process.stdin
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+
+
+class _Watch:
+    """How long a call and its present stage have taken, less the time that does not count."""
+
+    def __init__(self, timeout_s: float | None, stage_timeouts: Mapping[str, float]) -> None:
+        self._timeout_s, self._stage_timeouts = timeout_s, stage_timeouts
+        self._looked = time.monotonic()
+        self._spent_s = self._stage_s = 0.0
+        self._stage, self._waiting = "", False
+
+    def tick(self, *, counts: bool) -> None:
+        """Put down the time since the last look. Raises ChildDied where a limit is reached."""
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        if self._waiting or not counts:
+            return
+        self._spent_s += passed
+        self._stage_s += passed
+        if self._timeout_s and self._spent_s > self._timeout_s:
+            raise ChildDied("timeout", f"did not end within {self._timeout_s:g} s")
+        limit = self._stage_timeouts.get(self._stage)
+        if limit and self._stage_s > limit:
+            raise ChildDied("timeout", f"the stage {self._stage} did not end within {limit:g} s")
+
+    def hear(self, event: Event) -> None:
+        """Take note of what the child says it is at."""
+        self._waiting = waits(event)
+        if event.get("event") == "stage" and not self._waiting:
+            self._stage, self._stage_s = str(event.get("stage", "")), 0.0
 
 
 def _listen(process: subprocess.Popen[bytes], messages: queue.SimpleQueue[Event | None]) -> None:

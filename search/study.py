@@ -21,12 +21,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from objectives.bench import Bench
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
+from search.crashes import Crashes
 from search.ensemble import best
 from search.front import over_bound, violations
 from search.history import BESIDE, NO_CLOCK, History, Plan, assembled, database, known_bench, known_space
 from search.lock import alone, connection, locked
 from search.samplers import SeededSampler, named
-from spaces.errors import StudyError
+from search.warm import points
+from search.worth import Trainings
+from spaces.errors import SpecError, StudyError
 from spaces.genotype import Deployment, Genotype
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
@@ -62,6 +65,8 @@ class Study:
         self._outcomes: dict[int, Outcome] = {}
         self._known: dict[str, int] = {}  # genotype's key -> the trial that has it
         self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
+        self._trainings = Trainings(plan.objectives)
+        self._crashes = Crashes(home)
 
     @classmethod
     def start(cls, home: Path, name: str, plan: Plan) -> Study:
@@ -219,10 +224,33 @@ class Study:
         return bool(found)
 
     def _propose(self) -> Trial:
-        """Ask Optuna for a trial; for one that is not distilled, and is known not to be, while there is no teacher."""
+        """Ask Optuna for a trial, first of all those that the search begins with; for one that is not distilled, and is
+        known not to be, while there is no teacher.
+        """
+        for genotype in self._beginning():
+            if genotype.key not in self._known:
+                self._optuna.enqueue_trial(self._space.parameters(genotype, self._signature, **self._teaching))
+                return self._optuna.ask()
         if self._gathering:
             self._optuna.enqueue_trial({"distillation": 0.0})
         return self._optuna.ask()
+
+    def _beginning(self) -> list[Genotype]:
+        """The points that the search begins with, settled with its first proposal."""
+        if "beginning" not in self._optuna.user_attrs:
+            found = []
+            if not self._known:
+                asked = (self.plan.warm_start, self.home, self.plan.bench.root, self._space, self._signature)
+                found = [one for one in dict.fromkeys(points(*asked)) if self._within(one)]
+            self._optuna.set_user_attr("beginning", [to_json(genotype) for genotype in found])
+        return [from_json(Genotype, plain) for plain in self._optuna.user_attrs["beginning"]]
+
+    def _within(self, genotype: Genotype) -> bool:
+        """Whether a point lies in the space, and needs no teacher that there is not."""
+        with contextlib.suppress(SpecError):
+            self._space.parameters(genotype, self._signature, **self._teaching)
+            return not (self._gathering and genotype.training.distillation)
+        return False
 
     @property
     def _gathering(self) -> bool:
@@ -235,15 +263,27 @@ class Study:
             trial.set_user_attr("duplicate_of", twin)
             self._optuna.tell(trial, state=TrialState.FAIL)
             return None
-        siblings = [
-            other
-            for deployment in self._space.deployments(genotype.architecture, self._signature, genotype.training.qat)
-            if (other := replace(genotype, deployment=deployment)) != genotype and other.key not in self._known
-        ][: max(room - 1, 0)]
+        if reason := self._crashes.known(genotype):
+            trial.set_user_attr("skipped", reason)
+            self._optuna.tell(trial, state=TrialState.FAIL)
+            return None
+        siblings = self._siblings(genotype)[: max(room - 1, 0)]
         trial.set_user_attr("siblings", [to_json(sibling) for sibling in siblings])
         trial.set_user_attr("genotype", to_json(genotype))
         self._note(trial, genotype)
         return self._complete(trial.number, genotype, siblings)
+
+    def _siblings(self, genotype: Genotype) -> list[Genotype]:
+        """The other forms that its trained model can be served in and that are worth a try."""
+        if "siblings" in self.plan.bench.without:
+            return []
+        served = self._space.deployments(genotype.architecture, self._signature, genotype.training.qat)
+        others = [replace(genotype, deployment=deployment) for deployment in served]
+        return [
+            other
+            for other in others
+            if other != genotype and other.key not in self._known and not self._crashes.known(other)
+        ]
 
     def _complete(self, lead: int, genotype: Genotype, siblings: list[Genotype]) -> Group:
         """Put those siblings of a lead that are not there yet into the storage and start them."""
@@ -280,6 +320,12 @@ class Study:
         training = self.plan.bench.training
         return {"distillation": training.distillation, "hints": training.hints}
 
+    # What is worth going on with ------------------------------------------------------------------------------------
+
+    def stop(self, group: str, question: Mapping[str, Any]) -> str:
+        """Why the training of a group ends at a rung, "" where it goes on; the question is of `objectives.evaluate`."""
+        return "" if "halving" in self.plan.bench.without else self._trainings.stop(group, question, self._outcomes)
+
     # What came of it -------------------------------------------------------------------------------------------------
 
     def tell(self, number: int, outcome: Outcome) -> Outcome:
@@ -313,6 +359,14 @@ class Study:
         self._optuna.tell(number, values, state=state)
         self._outcomes[number] = outcome
         del self._asked[number]
+        if outcome.state == "complete":
+            self._crashes.well(outcome.genotype)
+        if not any(other.group == outcome.genotype.group for other in self._asked.values()):
+            self._trainings.over(outcome.genotype.group)
+
+    def died(self, genotype: Genotype, stage: str, reason: str) -> None:
+        """Learn that a candidate killed its process."""
+        self._crashes.died(genotype, stage, reason)
 
     def _told(self, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
         """An infeasible candidate is told with what is known, and the worst for the rest: all samplers learn of it."""
@@ -351,7 +405,7 @@ class Study:
             if frozen.state.is_finished():
                 if "outcome" in kept:
                     self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
-            elif "duplicate_of" in kept:
+            elif "duplicate_of" in kept or "skipped" in kept:
                 self._optuna.tell(frozen.number, state=TrialState.FAIL)
             elif "outcome" in kept:
                 outcome = from_json(Outcome, kept["outcome"])

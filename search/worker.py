@@ -1,11 +1,13 @@
-"""The child's main: calls are read from stdin as JSON lines; events, results and errors go back on stdout.
+"""The child's main: calls are read from stdin as JSON lines; events, questions, results and errors go back on stdout.
 
-Started by `search.isolate` as `python -P -m search.worker [core,core...]`. Whatever a library prints goes to the log
-(stderr), never into the protocol. When the parent is gone, stdin closes, and the whole process group ends with it.
+Started by `search.isolate` as `python -P -m search.worker PARENT [core,core...]`. Whatever a library prints goes to the
+log (stderr), never into the protocol. When the parent is gone, stdin closes, and the whole process group ends with it;
+one that the parent made to stand still cannot notice, so the kernel is asked to end it too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import importlib
 import inspect
@@ -21,20 +23,31 @@ from typing import Any, BinaryIO
 
 from spaces.errors import BriskError, CandidateError
 
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
 Send = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
     """Answer one call after another until stdin closes."""
-    if len(sys.argv) > 1:
-        os.sched_setaffinity(0, {int(core) for core in sys.argv[1].split(",")})
+    _die_with(int(sys.argv[1]))
+    if len(sys.argv) > 2:
+        os.sched_setaffinity(0, {int(core) for core in sys.argv[2].split(",")})
     faulthandler.enable()
     calls, answers = _private_streams()
     send = _sender(answers)
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(calls, waiting), daemon=True).start()
     while True:
-        _answer(json.loads(waiting.get()), send)
+        _answer(json.loads(waiting.get()), send, waiting)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process with the thread that started it, which lives as long as the driver."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was gone before
+            os._exit(1)
 
 
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -72,12 +85,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _answer(call: dict[str, Any], send: Send) -> None:
+def _answer(call: dict[str, Any], send: Send, waiting: queue.SimpleQueue[bytes]) -> None:
+    def ask(question: dict[str, Any]) -> Any:
+        send({"ask": question})
+        return json.loads(waiting.get())["answer"]
+
     try:
         function = _found(call["call"])
         arguments = dict(call["arguments"])
-        if "emit" in inspect.signature(function).parameters:
+        wanted = inspect.signature(function).parameters
+        if "emit" in wanted:
             arguments["emit"] = lambda event: send({"event": event})
+        if "ask" in wanted:
+            arguments["ask"] = ask
         send({"result": function(**arguments)})
     except Exception as error:
         traceback.print_exc()

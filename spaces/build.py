@@ -273,6 +273,7 @@ class Bricks(keras.layers.Wrapper):  # type: ignore[misc]
             self.layer.built = True
         self.built = True
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Tensor, mask: Tensor = None, training: bool | None = None) -> Tensor:
         """The last states."""
         marks = None if mask is None else tf.cast(mask, inputs.dtype)[:, :, None]

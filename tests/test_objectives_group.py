@@ -18,7 +18,7 @@ def group(tmp_path: Path) -> Group:
     forms = [Genotype(Architecture("gru", 8), Training(), Deployment("loop", steps)) for steps in (1, 2)]
     bench = Bench(TaskSpec(), TrainingSpec(), 0, "fake", Conditions(), {}, str(tmp_path))
     heard: list[dict[str, Any]] = []
-    made = Group(bench, forms, heard.append)
+    made = Group(bench, forms, heard.append, lambda question: None)
     made.heard = heard  # type: ignore[attr-defined]
     return made
 

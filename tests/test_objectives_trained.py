@@ -51,13 +51,14 @@ def test_a_sitting_tells_of_itself_under_its_own_stage(tmp_path: Path) -> None:
     group: Any = SimpleNamespace(
         bench=bench(tmp_path, device=f"{__name__}:Telling"),
         cache=Cache(tmp_path),
-        open=[0],
+        looks={},
         known={0: {"artifact": SimpleNamespace(sha256=sha256)}},
         emit=heard.append,
     )
     conditions = group.bench.conditions
-    assert isinstance(evaluate._sitting(group, "untrained", conditions)[0], Measurement)
-    assert [(event["stage"], event["detail"]) for event in heard] == [("untrained", "waiting")]
+    assert isinstance(evaluate._sitting(group, [0], "untrained", conditions)[0], Measurement)
+    assert {event["stage"] for event in heard} == {"untrained"}
+    assert [event["detail"] for event in heard] == ["waiting", "measured"]
     assert group.cache.record("reference", Fake().fingerprint(conditions))
 
 

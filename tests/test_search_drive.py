@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -159,7 +160,7 @@ def test_an_error_of_the_user_inside_a_worker_ends_the_run(tmp_path: Path) -> No
     """As where a worker has fewer cores than threads; what a candidate fails at does not."""
     made = plan(tmp_path, baseline=None)
     with Study.start(tmp_path, "s", made) as study:
-        driver = _Driver(study, Limits(), lambda event: None)
+        driver = _Driver(study, Limits(), lambda event: None, threading.Event())
         lane, work = driver._lanes[0], _Work((0,), (BASELINE,), {})
         try:
             with pytest.raises(InputError, match="threads = 8"):

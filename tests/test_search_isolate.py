@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -109,3 +111,98 @@ def test_close_ends_a_running_call(child: Child, tmp_path: Path) -> None:
     assert time.monotonic() - started < 5
     with pytest.raises(ChildDied, match="was closed"):
         child.call(PREPARE, {})
+
+
+ASKING = """
+import time
+
+def ask_twice(ask):
+    return [ask({"ask": "one"}), ask({"ask": "two"})]
+
+def stages(seconds, emit):
+    for name, took in seconds.items():
+        emit({"event": "stage", "stage": name})
+        time.sleep(took)
+"""
+
+
+@pytest.fixture
+def asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "asking.py").write_text(ASKING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("asking")
+def test_it_asks_and_is_answered(child: Child) -> None:
+    def slowly(question: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.6)
+        return {"to": question["ask"]}
+
+    assert child.call("asking:ask_twice", {}, on_ask=slowly, timeout_s=1.0) == [{"to": "one"}, {"to": "two"}]
+    assert child.call("asking:ask_twice", {}) == [None, None]
+
+    def refuse(question: dict[str, Any]) -> None:
+        raise LookupError("nobody is there")
+
+    before = child.pid
+    with pytest.raises(LookupError):
+        child.call("asking:ask_twice", {}, on_ask=refuse)
+    assert not psutil.pid_exists(before or 0)
+    assert child.call("asking:ask_twice", {}) == [None, None]
+
+
+@pytest.mark.usefixtures("asking")
+def test_each_stage_has_a_limit_of_its_own(child: Child) -> None:
+    limits = {"lower": 0.7, "train": 9.0}
+    child.call("asking:stages", {"seconds": {"lower": 0.5, "train": 0.5, "measure": 0.5}}, stage_timeouts=limits)
+    with pytest.raises(ChildDied, match=r"the stage lower did not end within 0\.7 s") as caught:
+        child.call("asking:stages", {"seconds": {"train": 0.1, "lower": 30}}, stage_timeouts=limits)
+    assert caught.value.kind == "timeout"
+
+
+@pytest.mark.usefixtures("asking")
+def test_standing_still_is_not_timed(child: Child) -> None:
+    child.pause()  # of nothing
+    child.call("asking:stages", {"seconds": {}})
+    threading.Timer(0.2, child.pause).start()
+    threading.Timer(1.7, child.resume).start()
+    began = time.monotonic()
+    child.call("asking:stages", {"seconds": {"train": 0.6}}, timeout_s=1.2, stage_timeouts={"train": 1.2})
+    assert time.monotonic() - began > 1.6
+    child.pause()
+    child.close()
+    assert child.pid is None
+
+
+ORPHAN = """
+import os, signal, sys, time
+from search.isolate import Child
+
+child = Child()
+child.call("asking:stages", {"seconds": {}})
+child.pause()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.usefixtures("asking")
+def test_one_that_stands_still_ends_with_its_parent(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        orphan = psutil.Process(int(parent.stdout.readline()))
+        assert orphan.status() == psutil.STATUS_STOPPED
+        parent.kill()
+    _, alive = psutil.wait_procs([orphan], timeout=5)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.usefixtures("asking")
+def test_a_child_outlives_the_thread_that_first_called_it(child: Child) -> None:
+    thread = threading.Thread(target=child.call, args=("asking:stages", {"seconds": {}}))
+    thread.start()
+    thread.join()
+    first = child.pid
+    time.sleep(0.3)
+    assert child.call("asking:ask_twice", {}) == [None, None]
+    assert child.pid == first

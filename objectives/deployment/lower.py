@@ -53,16 +53,24 @@ def lower(
     "loop", "scan" and "parallel" come in float32 whatever the bits, but for `STATIC_BITS`. `representative`: raw inputs
     [sequences, time, features] or [sequences, time] that those calibrate on; ValueError where it lacks them.
     """
-    shape = (deployment.batch, signature.time_steps) + ((signature.features,) if signature.vocabulary is None else ())
     if deployment.lowering == "keras":
         converter = tf.lite.TFLiteConverter.from_keras_model(twin(architecture, signature, weights, deployment.batch))
     else:
-        module = _Served(served(architecture, signature, weights, deployment), shape, signature)
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+        function = traced(architecture, signature, weights, deployment)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     if deployment.lowering == "keras" or deployment.bits in STATIC_BITS:
         _narrow(converter, deployment, representative)
     with _silence():
         return named(bytes(converter.convert()))
+
+
+def traced(architecture: Architecture, signature: Signature, weights: Weights, deployment: Deployment) -> Any:
+    """The graph of brisk's own that is converted, as a concrete function of `x`."""
+    serve = served(architecture, signature, weights, deployment)
+    shape = (deployment.batch, signature.time_steps) + ((signature.features,) if signature.vocabulary is None else ())
+    x = tf.TensorSpec(shape, tf.float32 if signature.vocabulary is None else tf.int32, name="x")
+    function = tf.function(lambda x: {"y": serve(x)}, autograph=False, input_signature=[x])
+    return function.get_concrete_function()
 
 
 def lower_streaming(
@@ -103,17 +111,6 @@ def _silence() -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-class _Served(tf.Module):  # type: ignore[misc]
-    """The served graph as the converter takes it."""
-
-    def __init__(self, serve: Any, shape: tuple[int, ...], signature: Signature) -> None:
-        super().__init__()
-        kind = tf.float32 if signature.vocabulary is None else tf.int32
-        self.serve = tf.function(
-            lambda x: {"y": serve(x)}, autograph=False, input_signature=[tf.TensorSpec(shape, kind, name="x")]
-        )
 
 
 def _narrow(converter: Any, deployment: Deployment, representative: NDArray[Any] | None) -> None:

@@ -145,7 +145,7 @@ def outputs_of(model: Any, batch_size: int = 256) -> Callable[[NDArray[Any]], ND
     shape = tf.TensorSpec([None, *model.inputs[0].shape[1:]], model.inputs[0].dtype)
     strategy = model.distribute_strategy  # a TPU's weights can be read only where they are, so each device answers all
 
-    @tf.function(input_signature=[shape])
+    @tf.function(input_signature=[shape], autograph=False)
     def forward(batch: Any) -> Any:
         answers = strategy.run(lambda x: model(x, training=False), (batch,))
         return strategy.experimental_local_results(answers)[0]

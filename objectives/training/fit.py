@@ -17,6 +17,7 @@ from objectives.training.accelerator import compiled
 from objectives.training.distill import Lesson, Loss, columns_of, hinted, loss_of, outputs_of, targets_of
 from objectives.training.narrow import rounding
 from objectives.training.prune import held, sparsify
+from objectives.training.rungs import Rungs, packed
 from spaces.backend import keras, tf
 from spaces.errors import CandidateError
 from spaces.genotype import Training
@@ -47,18 +48,21 @@ def fit(
     lesson: Lesson | None = None,
     quantize_head: bool = False,
     emit: Callable[[dict[str, Any]], None] | None = None,
+    rungs: Rungs | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and leave it with the weights of its best epoch by validation loss; tell how it went.
 
     Every batch is shared out among the devices of the strategy that the model was made under; one that they cannot
     share evenly is rounded up. Layers that look at a whole batch (batch norm) then see a device's share of it.
     A training that goes on (`Training.before`) takes the model as it comes, and less time. The same seed on the same
-    machine with as many threads gives the same weights. `lesson`: what a teacher says, used
-    where `training.distillation` is not 0; its unlabelled sequences are then part of every epoch. Raises CandidateError
-    where the loss is no longer a number. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and
-    validation_metric, metric, realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s (tracing included), epoch_s
-    (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how it ran: "plain", "xla", or
-    "plain, for XLA cannot compile it: ...".
+    machine with as many threads gives the same weights. `lesson`: what a teacher says, used where
+    `training.distillation` is not 0; its unlabelled sequences are then part of every epoch. At its `rungs` a training
+    is kept and may be stopped; it is taken up at the last one that an earlier try came to, but for one that zeroes or
+    rounds weights meanwhile, which starts anew. Raises CandidateError where the loss is no longer a number, Stopped
+    where a rung ended it. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and validation_metric,
+    metric, learned (the validation error at each rung), realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s
+    (tracing included), epoch_s (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how
+    it ran: "plain", "xla", or "plain, for XLA cannot compile it: ...".
     """
     going_on = training.before is not None
     if going_on:
@@ -84,10 +88,19 @@ def fit(
     train = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
     validate = _validation(model, dataset)
     best = _Best(model, LEARNED * _chance(signature, targets_of(signature, dataset.train.y)), spec.patience)
-    rng, seconds = np.random.default_rng(seed), []
+    variables = [*pupil.variables, *optimizer.variables]
+    plain = not (going_on or training.sparsity or training.qat)
+    begun = rungs.taken_up(variables) if rungs and plain else {}
+    seconds: list[float] = begun.get("seconds", [])
+    if rungs and begun:
+        best.take_up(begun)
+        rungs.asked_again(begun["epoch"])
+    rng = np.random.default_rng(seed)
     for epoch in range(1, spec.epochs + 1):
         # The last batch is filled up from the epoch's start: one shape, so one trace, and no sequence is left out.
         order = np.resize(rng.permutation(rows), (steps, size)).astype(np.int32)
+        if epoch <= begun.get("epoch", 0):
+            continue
         began = time.perf_counter()
         told = {"loss": float(train(tf.constant(order))), **validate()}
         seconds.append(time.perf_counter() - began)
@@ -98,11 +111,14 @@ def fit(
             emit({"event": "epoch", "epoch": epoch, "of": spec.epochs, **shown})
         if sparsity.settled and best.enough(epoch, told):
             break
+        if rungs and not going_on:
+            rungs.reached(epoch, best.told or told, lambda: (packed(variables, best.weights), best.notes(seconds)))
     best.restore()
     epoch_s = float(np.median(seconds[1:] or seconds))
     return {
         **best.told,
         "best_epoch": best.epoch,
+        "learned": rungs.learned if rungs else [],
         "epochs_run": len(seconds),
         "metric": TASKS[signature.kind].metric,
         "realised_sparsity": sparsity.realised(),
@@ -123,18 +139,27 @@ class _Best:
         self._variables = model.variables
         self._learned, self._patience = learned, patience
         self.told: dict[str, float] = {}
+        self.weights: list[Array] = []
         self.epoch = 0
 
     def enough(self, epoch: int, told: dict[str, float]) -> bool:
         """Take note of an epoch; whether `patience` of them have passed since the best, once anything was learned."""
         if not self.told or told["validation_loss"] < self.told["validation_loss"]:
             self.epoch, self.told = epoch, told
-            self._weights = [variable.numpy() for variable in self._variables]
+            self.weights = [variable.numpy() for variable in self._variables]
         return epoch - self.epoch >= self._patience and self.told["validation_loss"] < self._learned
 
     def restore(self) -> None:
-        for variable, value in zip(self._variables, self._weights, strict=True):
+        for variable, value in zip(self._variables, self.weights, strict=True):
             variable.assign(value)
+
+    def notes(self, seconds: list[float]) -> dict[str, Any]:
+        """What must be kept beside the weights for another process to go on."""
+        return {"told": self.told, "best_epoch": self.epoch, "seconds": seconds}
+
+    def take_up(self, begun: dict[str, Any]) -> None:
+        """Go on from such notes."""
+        self.told, self.epoch, self.weights = begun["told"], begun["best_epoch"], begun["best"]
 
 
 def _shorter(training: Training, spec: TrainingSpec) -> tuple[Training, TrainingSpec]:
@@ -191,7 +216,7 @@ class _Epoch:
     def _first(self, order: Any) -> Any:
         """Choose how epochs are run, and run one."""
         several = self._strategy.num_replicas_in_sync > 1  # gradients cannot be summed within a graph of its own
-        step = self._step if several else tf.function(self._step)
+        step = self._step if several else tf.function(self._step, autograph=False)
         batch = [tf.TensorSpec([order.shape[1], *column.shape[1:]], column.dtype) for column in self._data]
         if not several and (fast := compiled(step, batch, self._steps)):
             self.graph, self._run = "xla", self._over(fast)
@@ -211,17 +236,19 @@ class _Epoch:
             mine = tf.reshape(rows, [strategy.num_replicas_in_sync, -1])[replica]
             return step(*(tf.gather(column, mine) for column in self._data))
 
-        @tf.function
-        def epoch(order: Any) -> Any:
-            total = 0.0
-            for rows in order:
-                total += strategy.reduce("MEAN", strategy.run(work, (rows,)), axis=None)
-                with strategy.scope():
-                    for settle in self._after_step:
-                        settle()
-            return total / tf.cast(tf.shape(order)[0], tf.float32)
+        def turn(place: Any, total: Any, order: Any) -> Any:
+            loss = strategy.reduce("MEAN", strategy.run(work, (order[place],)), axis=None)
+            with strategy.scope():
+                for settle in self._after_step:
+                    settle()
+            return place + 1, total + loss, order
 
-        return epoch  # type: ignore[no-any-return]
+        def epoch(order: Any) -> Any:
+            steps = tf.shape(order)[0]
+            _, total, _ = tf.while_loop(lambda place, *_: place < steps, turn, (0, 0.0, order), parallel_iterations=1)
+            return total / tf.cast(steps, tf.float32)
+
+        return tf.function(epoch, autograph=False)  # type: ignore[no-any-return]
 
 
 def _validation(model: Any, dataset: Dataset) -> Callable[[], dict[str, float]]:

@@ -186,6 +186,7 @@ class CellLayer(keras.layers.Layer):  # type: ignore[misc]
         ]
         self.built = True
 
+    @tf.autograph.experimental.do_not_convert  # it would read and write the source of every cell, for nothing
     def call(self, inputs: Tensor, mask: Tensor = None, training: bool | None = None) -> Tensor:
         """[batch, time, features] -> [batch, units] or, in the order worked, [batch, time, units]."""
         mask = None if mask is None else tf.cast(mask, inputs.dtype)[:, :, None]

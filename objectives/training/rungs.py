@@ -1,0 +1,104 @@
+"""Rungs: the epochs at which a training asks whether it is worth going on, and is kept so that it can be taken up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.cache import Arrays, Cache
+
+GoesOn = Callable[[int, int, float], str]
+"""Asked at a rung, counted from 0, with the epoch and the validation error so far: why to stop there, "" to go on."""
+
+
+def never_stopped(rung: int, epoch: int, error: float) -> str:
+    """Go on at every rung."""
+    del rung, epoch, error
+    return ""
+
+
+STAGE = "begun"  # of the cache
+
+
+class Stopped(Exception):
+    """A training was stopped at a rung for good; `learned` are the validation errors at the rungs that it came to."""
+
+    def __init__(self, reason: str, learned: Sequence[float]) -> None:
+        super().__init__(reason)
+        self.reason, self.learned = reason, tuple(learned)
+
+
+def epochs_of(shares: Sequence[float], epochs: int) -> tuple[int, ...]:
+    """The epochs of the rungs, rising: each at least 1, and before the last."""
+    found = {max(1, round(share * epochs)) for share in shares}
+    return tuple(sorted(epoch for epoch in found if epoch < epochs))
+
+
+@dataclass
+class Rungs:
+    """The rungs of one training. `error` is read off what an epoch told; what is kept in `cache` goes by `key`.
+
+    A training that was stopped, or whose process died, is taken up at the last rung it came to, optimiser and all.
+    """
+
+    epochs: tuple[int, ...]
+    error: Callable[[dict[str, float]], float]
+    goes_on: GoesOn
+    cache: Cache
+    key: str
+    learned: list[float] = field(default_factory=list)
+
+    def taken_up(self, variables: Sequence[Any]) -> dict[str, Any]:
+        """Put what was kept into the variables; gives the notes kept beside them, {} where nothing was."""
+        kept = self.cache.arrays(STAGE, self.key)
+        if kept is None or "notes" not in kept:
+            return {}
+        notes: dict[str, Any] = json.loads(kept.pop("notes").tobytes())
+        best = [kept[name] for name in sorted(kept) if name.startswith("best")]
+        values = [kept[name] for name in sorted(kept) if name.startswith("now")]
+        shapes = [tuple(variable.shape) for variable in variables]
+        if [value.shape for value in values] != shapes or notes["epoch"] not in self.epochs:
+            return {}
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self.learned = list(notes["learned"])
+        return {**notes, "best": best}
+
+    def reached(self, epoch: int, told: dict[str, float], state: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+        """Keep the training where the epoch is a rung, and ask. Raises Stopped."""
+        if epoch not in self.epochs:
+            return
+        rung = self.epochs.index(epoch)
+        error = self.error(told)
+        self.learned = [*self.learned[:rung], error]
+        arrays, notes = state()
+        notes |= {"epoch": epoch, "learned": self.learned}
+        self.cache.keep_arrays(STAGE, self.key, arrays | {"notes": _bytes(json.dumps(notes))})
+        if reason := self.goes_on(rung, epoch, error):
+            raise Stopped(reason, self.learned)
+
+    def asked_again(self, epoch: int) -> None:
+        """Ask once more at the rung that a training was taken up at: it may have been stopped there. Raises Stopped."""
+        rung = self.epochs.index(epoch)
+        if reason := self.goes_on(rung, epoch, self.learned[rung]):
+            raise Stopped(reason, self.learned)
+
+    def done(self) -> None:
+        """Forget what was kept: the trained weights are."""
+        self.cache.forget(STAGE, self.key)
+
+
+def packed(now: Sequence[Any], best: Sequence[NDArray[Any]]) -> Arrays:
+    """Variables as they are, and the weights of the best epoch, by names that sort in their order."""
+    return {f"now{place:05d}": np.asarray(variable) for place, variable in enumerate(now)} | {
+        f"best{place:05d}": array for place, array in enumerate(best)
+    }
+
+
+def _bytes(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)

@@ -1,0 +1,54 @@
+"""Successive halving with several objectives: which trainings go on at a rung.
+
+Candidates that came to a rung are ranked as NSGA-II ranks (Deb et al. 2002): by front, and within a front by crowding
+distance. Inside a rung the better half goes on (asynchronous successive halving: Li et al. 2018, arXiv 1810.05934), and
+whatever nothing dominates: latency and size are known before training, and a fast model may learn slowly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from search.front import Costs, front
+
+ETA = 2
+"""One in so many goes on, of those that something dominates."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def goes_on(rung: Mapping[Key, Sequence[Costs]], mine: Key) -> bool:
+    """Whether a candidate goes on: `rung` has the costs of every form of those that came there, `mine` among them."""
+    places = math.ceil(len(rung) / ETA)
+    for rank, ranked in enumerate(standing(rung)):
+        if mine in ranked:
+            return rank == 0 or ranked.index(mine) < places
+        places -= len(ranked)
+        if places <= 0:
+            return False
+    raise KeyError(mine)
+
+
+def standing(rung: Mapping[Key, Sequence[Costs]]) -> Iterator[list[Key]]:
+    """The candidates by front, the best first, each where its best form is; within a front the least crowded first."""
+    left = {(key, place): tuple(costs) for key, forms in rung.items() for place, costs in enumerate(forms)}
+    while left:
+        distance = crowding({point: left[point] for point in front(left)})
+        ranked = list(dict.fromkeys(key for key, _ in sorted(distance, key=lambda point: -distance[point])))
+        yield ranked
+        placed = set(ranked)
+        left = {point: costs for point, costs in left.items() if point[0] not in placed}
+
+
+def crowding(points: Mapping[Key, Costs]) -> dict[Key, float]:
+    """The crowding distance of each point among its front: the ends of every objective are infinitely far."""
+    found: dict[Key, float] = dict.fromkeys(points, 0.0)
+    for axis in range(len(next(iter(points.values()), ()))):
+        ordered = sorted(points, key=lambda key: points[key][axis])
+        span = points[ordered[-1]][axis] - points[ordered[0]][axis]
+        found[ordered[0]] = found[ordered[-1]] = math.inf
+        for before, key, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            found[key] += (points[after][axis] - points[before][axis]) / span if span else 0.0
+    return found

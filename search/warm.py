@@ -1,0 +1,83 @@
+"""Where a search begins: points that are good to know first, in place of random ones."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from search.history import read
+from search.summary import front_of
+from spaces.errors import SpecError
+from spaces.genotype import Genotype
+from spaces.record import from_json
+from spaces.signature import Signature
+from spaces.space import Space
+
+KNOWN = "known"
+"""The name of the table that brisk brings along: one plain model of each cell of the space."""
+
+MOST = 8  # cells of which it has one, so that a search of few outcomes still searches
+
+
+def points(names: Sequence[str], home: Path, root: str, space: Space, signature: Signature) -> Iterator[Genotype]:
+    """What to try first: of `KNOWN`, of the fronts of other studies of the home, of tables of points (.toml).
+
+    Raises SpecError for a table that cannot be read, StudyError for a study that is not there.
+    """
+    for name in names:
+        if name == KNOWN:
+            yield from known(space, signature)
+        elif name.endswith(".toml"):
+            yield from table(Path(root) / name)
+        else:
+            history = read(home, name)
+            yield from (history.candidates[point].genotype for point in front_of(history))
+
+
+def known(space: Space, signature: Signature) -> Iterator[Genotype]:
+    """A model of each cell: of a third of the units, one layer, frames stacked as far as accuracy usually bears, served
+    in the form that usually is the fastest. A hypermodel's values are the user's own, so nothing is known of them.
+    """
+    if space.own is None:
+        yield from (space.sample(_Usual(cell), signature) for cell in space.cell[:MOST])
+
+
+def table(path: Path) -> list[Genotype]:
+    """The points of a TOML file: [[point]] with the tables architecture, training, deployment of a candidate's JSON."""
+    form = 'a table has [[point]] entries, as in architecture = { cell = "gru", units = 32 }'
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("point", [])
+        return [from_json(Genotype, {"training": {}, "deployment": {}} | entry) for entry in entries]
+    except (OSError, ValueError, TypeError, ValidationError) as error:
+        why = f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else error
+        raise SpecError(f"search.warm_start: {path} cannot be used: {why}; {form}") from None
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """A trial that answers with what usually is good, of one cell."""
+
+    cell: str
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        key = name.partition(".")[0]
+        if key == "cell":
+            return self.cell
+        if key == "frame_stack":
+            return max([choice for choice in choices if choice <= 8], default=min(choices))
+        if key == "steps":
+            return max(choices)
+        wanted = {"bits": ("8", "32"), "lowering": ("scan", "loop")}.get(key, ())
+        return next((value for value in wanted if value in choices), choices[0])
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return low + (high - low) // 3 // step * step
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return math.sqrt(low * high) if log else low

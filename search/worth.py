@@ -1,0 +1,79 @@
+"""What is worth more time: which trainings go on at their rungs, and what is measured in full at the end."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Outcome
+from search.front import dominates, front
+from search.halving import goes_on
+
+Key = TypeVar("Key", bound=Hashable)
+Costs = Mapping[str, float | None]
+"""By objective; None for what is not known."""
+
+
+class Trainings:
+    """The trainings that are under way, and what was known of them at the rungs they have passed."""
+
+    def __init__(self, objectives: Sequence[str]) -> None:
+        self._objectives = objectives
+        self._passed: dict[str, dict[int, Sequence[Costs]]] = defaultdict(dict)  # group -> rung -> its forms
+
+    def stop(self, group: str, question: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> str:
+        """Why a training ends at a rung, "" where it goes on; those that are over count by their `outcomes`."""
+        rung, forms = question["rung"], question["forms"]
+        self._passed[group][rung] = forms
+        came: dict[str, list[list[float]]] = defaultdict(list)
+        for other, passed in self._passed.items():
+            came[other] += _all_known(passed.get(rung, ()), self._objectives)
+        over = [outcome for outcome in outcomes.values() if outcome.genotype.group not in self._passed]
+        for outcome in over:
+            came[outcome.genotype.group] += _all_known([at_rung(outcome, rung)], self._objectives)
+        if not came[group] or goes_on({key: costs for key, costs in came.items() if costs}, group):
+            return ""
+        learned = f"at epoch {question['epoch']} of {question['of']}, with an error of {forms[0]['quality']:.3g}"
+        return f"{learned}, it was behind others that are as fast"
+
+    def over(self, group: str) -> None:
+        """A training has come to its end: its outcomes tell of it from now on."""
+        self._passed.pop(group, None)
+
+
+def at_rung(outcome: Outcome, rung: int) -> Costs:
+    """What was known of a candidate when it came to a rung; one that needed no more epochs had learned all."""
+    quality = outcome.quality.error if outcome.quality else None
+    error = outcome.learned[rung] if rung < len(outcome.learned) else quality
+    before = replace(outcome, measurement=None) if outcome.untrained_ms is not None else outcome
+    return {name: row.read(before) for name, row in OBJECTIVES.items()} | {"quality": error}
+
+
+def near_the_front(candidates: Mapping[Key, Outcome], objectives: Sequence[str]) -> list[Key]:
+    """The finished candidates that may be on the front: those that nothing beats beyond the noise of timing."""
+    complete = {key: outcome for key, outcome in candidates.items() if outcome.state == "complete"}
+    ends = [_all_known((_at_end(outcome, end) for outcome in complete.values()), objectives) for end in (0, 1)]
+    at_best, at_worst = (dict(zip(complete, end, strict=True)) for end in ends)
+    rivals = [at_worst[key] for key in front(at_worst)]
+    return [key for key, mine in at_best.items() if not any(dominates(rival, mine) for rival in rivals)]
+
+
+def _at_end(outcome: Outcome, end: int) -> Costs:
+    """The costs of a candidate at the lower or the upper end of its latency's interval."""
+    measured = outcome.measurement
+    moved = replace(outcome, measurement=replace(measured, median_ms=measured.ci_ms[end])) if measured else outcome
+    return {name: row.read(moved) for name, row in OBJECTIVES.items()}
+
+
+def _all_known(costs: Iterable[Costs], objectives: Sequence[str]) -> list[list[float]]:
+    """Those of which every objective is known, as rows."""
+    rows = [[each.get(name) for name in objectives] for each in costs]
+    return [
+        [value for value in row if value is not None]
+        for row in rows
+        if all(value is not None and math.isfinite(value) for value in row)
+    ]

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rehearsed import bench, plan
+
+from objectives.outcome import Outcome
+from objectives.rehearsal import invented, prepare
+from search import history
+from search.crashes import Crashes
+from search.drive import Limits, drive
+from search.study import Study
+from search.warm import KNOWN, known, points, table
+from search.worth import Trainings, near_the_front
+from spaces.catalog import CELLS
+from spaces.errors import SpecError
+from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.record import to_json
+from spaces.signature import Signature
+from spaces.space import Space
+
+NAMES = ("quality", "latency", "size")
+SIGNATURE = Signature("classification", 64, 1, 10)
+GRU = Genotype(Architecture("gru", 32), Training(), Deployment("loop", 4, "8"))
+
+
+def costs(quality: float | None, latency: float | None, size: float | None) -> dict[str, float | None]:
+    return dict(zip(NAMES, (quality, latency, size), strict=True))
+
+
+def finished(at: Path, error: float, ms: float, kib: float) -> Outcome:
+    outcome = invented(bench(at), GRU)
+    assert outcome.quality
+    assert outcome.measurement
+    assert outcome.artifact
+    return replace(
+        outcome,
+        quality=replace(outcome.quality, error=error),
+        measurement=replace(outcome.measurement, median_ms=ms, ci_ms=(0.9 * ms, 1.1 * ms)),
+        artifact=replace(outcome.artifact, size_bytes=int(kib * 1024)),
+    )
+
+
+def test_what_nothing_beats_beyond_the_noise_is_measured_at_the_end(tmp_path: Path) -> None:
+    told = {
+        "front": finished(tmp_path, 0.1, 1.0, 10.0),  # 0.9 to 1.1 ms
+        "slower": finished(tmp_path, 0.2, 1.3, 20.0),
+        "as fast": finished(tmp_path, 0.2, 1.2, 20.0),
+        "better": finished(tmp_path, 0.05, 9.0, 90.0),
+        "its slower sibling": finished(tmp_path, 0.05, 12.0, 95.0),
+        "refused": replace(finished(tmp_path, 0.01, 0.1, 1.0), state="infeasible"),
+    }
+    assert near_the_front(told, NAMES) == ["front", "as fast", "better"]
+
+
+def test_a_training_is_held_against_those_that_are_over_and_those_that_are_not(tmp_path: Path) -> None:
+    trainings, told = Trainings(NAMES), {}
+    for number in range(6):
+        outcome = replace(finished(tmp_path, 0.05, 1.0 + number, 10.0), learned=(0.3,), untrained_ms=1.0 + number)
+        genotype = replace(GRU, training=Training(0.001 * (1 + number)))
+        told[number] = replace(outcome, genotype=genotype)
+    asked = {"rung": 0, "epoch": 6, "of": 30}
+    slow = {**asked, "forms": [costs(0.31, 9.0, 11.0)]}
+    assert "at epoch 6 of 30, with an error of 0.31" in trainings.stop("slow", slow, told)
+    assert trainings.stop("learns", {**asked, "forms": [costs(0.29, 9.0, 11.0)]}, told) == ""
+    assert trainings.stop("fast", {**asked, "forms": [costs(0.9, 0.1, 11.0)]}, told) == ""
+    assert trainings.stop("unknown", {**asked, "forms": [costs(0.9, None, 11.0)]}, told) == ""
+    assert trainings.stop("as fast", {**asked, "forms": [costs(0.95, 0.2, 12.0)]}, told) != ""  # than "fast"
+    trainings.over("fast")
+    assert trainings.stop("as fast", {**asked, "forms": [costs(0.95, 0.2, 12.0)]}, told) == ""
+
+
+def test_a_study_stops_trainings_and_keeps_the_fast_cells(tmp_path: Path) -> None:
+    space = Space(cell=("lstm", "gru", "mingru"), units=(16, 128, 16), lowering=("loop", "scan"), steps=(1, 4))
+    fronts: dict[str, set[str]] = {}
+    for name, without in (("halved", ()), ("whole", ("halving",))):
+        made = plan(tmp_path, space=space, without=without)
+        with Study.start(tmp_path, name, made) as study:
+            drive(study, Limits(trials=120))
+        found = history.read(tmp_path, name)
+        stopped = {outcome.genotype.group for outcome in found.outcomes.values() if outcome.state == "stopped"}
+        groups = {outcome.genotype.group for outcome in found.outcomes.values()}
+        assert bool(stopped) == (name == "halved")
+        assert len(stopped) < 0.8 * len(groups)
+        fronts[name] = {str(found.candidates[point].genotype.architecture.cell) for point in _front(found)}
+    assert fronts["whole"] - {"lstm"} <= fronts["halved"]
+    assert "mingru" in fronts["halved"]  # though it learns half as fast
+
+
+def _front(found: history.History) -> list[Any]:
+    from search.summary import front_of
+
+    return front_of(found)
+
+
+def test_a_kind_that_killed_twice_is_not_tried_again_in_the_home(tmp_path: Path) -> None:
+    crashes, wide = Crashes(tmp_path), replace(GRU, architecture=Architecture("gru", 64))
+    crashes.died(GRU, "lower", "died by signal 11 (SIGSEGV)")
+    crashes.died(GRU, "train", "of another cause")
+    assert crashes.known(wide) == ""
+    crashes.died(GRU, "lower", "died by signal 11 (SIGSEGV)")
+    assert Crashes(tmp_path).known(wide) == "not tried: 2 like it failed, the last of which died by signal 11 (SIGSEGV)"
+    assert crashes.known(replace(GRU, deployment=Deployment("loop", 4, "32"))) == ""
+    crashes.well(wide)
+    assert crashes.known(GRU) == ""
+
+
+def test_crashes_are_learnt_and_the_rest_of_the_space_is_searched(tmp_path: Path) -> None:
+    space = Space(cell=("lstm",), bits=("32", "8"), lowering=("loop",), steps=(1, 4))
+    made = plan(tmp_path, space=space, baseline=None, extra={"crash": "quantize:8"})
+    with Study.start(tmp_path, "s", made) as study:
+        drive(study, Limits(trials=12))
+    found = history.read(tmp_path, "s")
+    assert found.counts["failed"] == 2
+    assert found.counts["complete"] + found.counts["stopped"] == 10
+
+
+def test_a_search_begins_with_one_of_each_cell(tmp_path: Path) -> None:
+    space = Space(cell=tuple(CELLS)[:5], units=(16, 64, 16), lowering=("loop", "scan"))
+    assert [one.architecture.cell for one in known(space, SIGNATURE)] == list(space.cell)
+    assert {one.architecture.units for one in known(space, SIGNATURE)} == {32}
+    with Study.start(tmp_path, "s", plan(tmp_path, space=space)) as study:
+        study.keep_prepared(prepare(to_json(study.plan.bench)))
+        leads = [group.genotypes[0].architecture.cell for _ in space.cell if (group := study.next_group(100))]
+    assert leads == list(space.cell)
+
+
+def test_a_search_begins_where_another_ended_or_with_a_table(tmp_path: Path) -> None:
+    with Study.start(tmp_path, "old", plan(tmp_path)) as study:
+        drive(study, Limits(trials=20))
+    (tmp_path / "good.toml").write_text(
+        '[[point]]\narchitecture = { cell = "lstm", units = 48 }\ntraining = { learning_rate = 3e-3 }\n'
+        '[[point]]\narchitecture = { cell = "tcn", units = 48 }\n'
+    )
+    old = history.read(tmp_path, "old")
+    front = [old.candidates[point].genotype for point in _front(old)]
+    made = replace(plan(tmp_path, root=str(tmp_path)), warm_start=("good.toml", "old"))
+    with Study.start(tmp_path, "new", made) as study:
+        drive(study, Limits(trials=40))
+        tried = [outcome.genotype for outcome in study.outcomes.values()]
+    assert tried[0].architecture == Architecture("lstm", 48)  # the other lies outside the space
+    assert set(front) <= set(tried)
+    assert list(points((KNOWN,), tmp_path, "", made.space, SIGNATURE))
+
+
+def test_a_wrong_table_says_where(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text('[[point]]\narchitecture = { cell = "gru" }\n')
+    with pytest.raises(SpecError, match=r"bad.toml cannot be used: .*units.*a table has \[\[point\]\] entries"):
+        table(tmp_path / "bad.toml")
