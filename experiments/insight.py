@@ -71,12 +71,14 @@ def tried(history: History, best: Sequence[int | str] = ()) -> list[Tried]:
         drawn = _drawn(space, outcome, signature, teaching) if costs else {}
         if not drawn:
             continue
+        keys = {name: name.split(".")[0] for name in drawn if name not in genes}
+        taken = {*vars(outcome.genotype.deployment), *keys.values()}
+        said = {gene: f"hp.{gene}" if gene in taken else gene for gene in genes.values()}
         groups = (outcome.genotype.architecture, outcome.genotype.training, outcome.genotype.deployment)
         values = {key: value for group in groups for key, value in vars(group).items()}
-        keys = {name: f"hp.{gene}" if gene in values else gene for name, gene in genes.items()}
-        own = {f"hp.{gene}" if gene in values else gene: value for gene, value in values.pop("values")}
-        chosen = {keys.get(name, name.split(".")[0]): choice for name, choice in drawn.items()}
-        found.append(Tried(trial, {**values, **own}, chosen, costs, trial in best))
+        values |= {said[gene]: value for gene, value in values.pop("values")}
+        chosen = {keys[name] if name in keys else said[genes[name]]: choice for name, choice in drawn.items()}
+        found.append(Tried(trial, values, chosen, costs, trial in best))
     return found
 
 
@@ -84,8 +86,9 @@ def importance(trials: Sequence[Tried], objective: str) -> dict[str, float]:
     """How much each parameter had to do with being among the best tenth in an objective: shares of 1, {} where fewer
     than `FEWEST` trials know the objective, or all alike.
 
-    By conditional PED-ANOVA, Optuna's default (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255): a choice that
-    depends on another counts among the trials that had it, each set of values apart.
+    By PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255), Optuna's default, in its conditional form
+    (https://arxiv.org/abs/2601.20800): a choice that depends on another counts among the trials that had it, each set
+    of values apart.
     """
     known = [one for one in trials if objective in one.costs and one.chosen]
     if len(known) < FEWEST or len({one.costs[objective] for one in known}) == 1:
@@ -196,7 +199,7 @@ def _ranked(trials: Sequence[Tried], shares: Mapping[str, Mapping[str, float]]) 
 def _importance(trials: Sequence[Tried], shares: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
     told = {name: found for name, found in shares.items() if found}
     if not told:
-        return f"Told from {FEWEST} measured trials on; there are {len(trials)}.", ""
+        return f"Told from {FEWEST} trials on that differ in an objective; {len(trials)} were measured.", ""
     keys = dict.fromkeys(key for found in told.values() for key in found)
     ranked = sorted(keys, key=lambda key: -fmean(found.get(key, 0.0) for found in told.values()))[:MOST]
     places, names = [*range(len(ranked))], [html.escape(key) for key in ranked]
@@ -295,6 +298,7 @@ def _parallel(trials: Sequence[Tried], objectives: Sequence[str], keys: Sequence
 def _slices(trials: Sequence[Tried], objectives: Sequence[str], keys: Sequence[str]) -> tuple[str, str]:
     if len(trials) < 2 or not keys:
         return "Drawn from two measured trials on that differ in some parameter.", ""
+    objectives = [name for name in objectives if any(name in one.costs for one in trials)]
     figure = _panels(len(keys), [LABELS[name] for name in objectives])
     heights = [cost_axis([one.costs[name] for one in trials if name in one.costs]) for name in objectives]
     many = len(trials) * len(keys) * len(objectives) > MANY

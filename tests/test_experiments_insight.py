@@ -86,7 +86,7 @@ def test_genes_of_the_users_own_code_go_by_its_names(tmp_path):
     scopes = [("a", (1, 2)), ("b", (3, 4))]
     genes = (
         Gene("kind", "choice", ("a", "b")),
-        *(Gene("width", "grid", values, conditions=(Condition("kind", (kind,)),)) for kind, values in scopes),
+        *(Gene("units", "grid", values, conditions=(Condition("kind", (kind,)),)) for kind, values in scopes),
         Gene("steps", "grid", (5, 6)),
     )
     space = Space(lowering=("loop",), bits=("32",), steps=(1,), hypermodel="mine:build")
@@ -95,7 +95,7 @@ def test_genes_of_the_users_own_code_go_by_its_names(tmp_path):
         candidate(
             Genotype(
                 Architecture(
-                    f"{HYPERMODEL}mine:build", 0, values=tuple(zip(("kind", "width", "steps"), one, strict=True))
+                    f"{HYPERMODEL}mine:build", 0, values=tuple(zip(("kind", "units", "steps"), one, strict=True))
                 ),
                 Training(0.0),
                 Deployment("loop", 1, "32"),
@@ -107,9 +107,9 @@ def test_genes_of_the_users_own_code_go_by_its_names(tmp_path):
     ]
     explored = {"hypermodel": {"padding": None, "compiled": True, "genes": [to_json(gene) for gene in genes]}}
     trials = insight.tried(history(tmp_path, told, space=space, prepared=PREPARED | explored))
-    shown = [tuple(one.values[key] for key in ("kind", "width", "hp.steps")) for one in trials]
+    shown = [tuple(one.values[key] for key in ("kind", "units", "hp.steps")) for one in trials]
     assert shown == points
-    assert all(one.chosen.keys() == {"kind", "width", "hp.steps"} for one in trials)
+    assert all(one.chosen.keys() == {"kind", "units", "hp.steps"} for one in trials)
     assert all(one.values["steps"] == 1 for one in trials)
 
 
@@ -146,8 +146,16 @@ def test_every_study_has_the_sections_in_drawings_or_in_words(tmp_path, count):
     drawn = re.findall(r'id="(importance|hypervolume|parallel|slices)"', page)
     expected = ["hypervolume", "parallel", "slices"] if count > 1 else []
     assert drawn == (["importance", *expected] if count >= insight.FEWEST else expected)
-    assert ("there are 19" in page) == (count == 19)
+    assert ("; 19 were measured" in page) == (count == 19)
     assert "steps.1-4" not in page
+
+
+def test_a_study_that_only_looked_at_latencies_is_drawn_of_those(tmp_path):
+    told = [replace(one, state="stopped", quality=None, artifact=None) for one in telling(30)]
+    kept = history(tmp_path, told)
+    page = insight.insight(kept, summarise(kept))
+    assert re.findall(r'id="(importance|hypervolume|parallel|slices)"', page) == ["importance", "hypervolume", "slices"]
+    assert "Not told of validation error and size: it needs" in page
 
 
 def test_the_page_holds_the_insight_and_stays_one_file(tmp_path):

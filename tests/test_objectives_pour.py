@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import lower
 from objectives.deployment.pour import distinct, poured
-from spaces.build import build, weights_of
+from spaces.build import Weights, build, weights_of
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import Signature
 
 SIGNATURE = Signature("classification", 8, 3, 4, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+VALUES = replace(SIGNATURE, kind="regression", target_mean=(5.0, -3.0, 0.0, 1.0), target_std=(2.0, 7.0, 0.3, 1.0))
 X = np.random.default_rng(0).normal(size=(5, 8, 3)).astype(np.float32)
 
 
@@ -23,32 +25,64 @@ def answers(path: Path, content: bytes) -> np.ndarray:
     return predict(path, X)
 
 
+def two(architecture: Architecture, signature: Signature) -> tuple[Weights, Weights]:
+    """Weights to lower first, and others, far from them, as training leaves them: some are zero."""
+    before, after = (weights_of(build(architecture, signature, seed)) for seed in (0, 1))
+    rng = np.random.default_rng(2)
+    after = {
+        name: [
+            np.float32(array + rng.uniform(0.0, 0.1, array.shape) * (rng.random(array.shape) < 0.9)) for array in each
+        ]
+        for name, each in after.items()
+    }
+    return distinct(before), after
+
+
 @pytest.mark.parametrize(
-    ("architecture", "deployment"),
+    ("architecture", "deployment", "signature"),
     [
-        (Architecture("gru", 8, layers=2), Deployment("loop", 4)),
-        (Architecture("lstm", 8, bidirectional=True, readout="mean"), Deployment("loop")),
-        (Architecture("mingru", 8, frame_stack=2), Deployment("scan")),
-        (Architecture("fastgrnn", 8), Deployment("loop")),
-        (Architecture("tcn", 8), Deployment("parallel")),
+        (Architecture("gru", 8, layers=2), Deployment("loop", 4), SIGNATURE),
+        (Architecture("lstm", 8, bidirectional=True, readout="mean"), Deployment("loop"), VALUES),
+        (Architecture("gru", 8), Deployment("keras"), VALUES),
+        (Architecture("mingru", 8, frame_stack=2), Deployment("scan"), SIGNATURE),
+        (Architecture("fastgrnn", 8), Deployment("loop"), SIGNATURE),
+        (Architecture("sru", 8), Deployment("loop"), SIGNATURE),  # pads a bias
+        (Architecture("lru", 8), Deployment("loop"), SIGNATURE),  # spreads a decay over all steps
+        (Architecture("attention", 8), Deployment("parallel"), SIGNATURE),  # scales queries
+        (Architecture("tcn", 8), Deployment("parallel"), VALUES),
     ],
-    ids=lambda one: getattr(one, "cell", getattr(one, "lowering", "")),
+    ids=lambda one: getattr(one, "cell", getattr(one, "lowering", getattr(one, "kind", ""))),
 )
 def test_a_poured_file_answers_as_one_lowered_anew(
-    tmp_path: Path, architecture: Architecture, deployment: Deployment
+    tmp_path: Path, architecture: Architecture, deployment: Deployment, signature: Signature
 ) -> None:
-    before = distinct(weights_of(build(architecture, SIGNATURE, 0)))
-    after = weights_of(build(architecture, SIGNATURE, 1))
-    first = lower(architecture, SIGNATURE, before, deployment)
-    found = poured(first, architecture, SIGNATURE, deployment, before, after)
+    before, after = two(architecture, signature)
+    first = lower(architecture, signature, before, deployment)
+    found = poured(first, architecture, signature, deployment, before, after)
     assert found is not None
-    assert found != first
-    anew = answers(tmp_path / "anew.tflite", lower(architecture, SIGNATURE, after, deployment))
-    np.testing.assert_allclose(answers(tmp_path / "poured.tflite", found), anew, atol=1e-6)
+    anew = answers(tmp_path / "anew.tflite", lower(architecture, signature, after, deployment))
+    np.testing.assert_allclose(answers(tmp_path / "poured.tflite", found), anew, atol=1e-6, rtol=1e-6)
     assert np.abs(answers(tmp_path / "first.tflite", first) - anew).max() > 1e-3
 
 
-def test_a_file_without_the_weights_is_not_guessed_at() -> None:
+def test_a_file_that_is_not_wholly_accounted_for_is_left() -> None:
     architecture, deployment = Architecture("gru", 8), Deployment("loop")
-    before, after = (weights_of(build(architecture, SIGNATURE, seed)) for seed in (0, 1))
-    assert poured(b"no such file", architecture, SIGNATURE, deployment, before, after) is None
+    before, after = two(architecture, SIGNATURE)
+    content = lower(architecture, SIGNATURE, before, deployment)
+    arguments = (architecture, SIGNATURE, deployment)
+    assert poured(content, *arguments, before, after) is not None
+    assert poured(b"no such file", *arguments, before, after) is None
+    assert poured(content, *arguments, distinct(before, seed=1), after) is None
+    kernel = before["layer1"][0].T.tobytes()
+    assert content.count(kernel) == 1
+    assert poured(content.replace(kernel, kernel[::-1]), *arguments, before, after) is None
+
+
+def test_arrays_that_look_the_same_and_become_different_are_not_guessed_at() -> None:
+    architecture, deployment = Architecture("gru", 8, layers=2), Deployment("loop")
+    before, after = two(architecture, SIGNATURE)
+    before = {
+        name: [*arrays[:2], np.ones_like(arrays[2])] if len(arrays) > 2 else arrays for name, arrays in before.items()
+    }
+    content = lower(architecture, SIGNATURE, before, deployment)
+    assert poured(content, architecture, SIGNATURE, deployment, before, after) is None

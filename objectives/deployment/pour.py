@@ -1,14 +1,14 @@
 """Trained weights poured into a file that was lowered with others, in place of converting again.
 
 The graphs of two sets of weights differ in their constants alone, and the converter does few things to a constant. So
-the constants of both are traced, and every float array of the file must be one of the first's as it may be stored: then
-that of the second's goes there. One that is nothing of the kind, and the file cannot be had this way. Whoever uses it
-compares its answers with the Keras model's.
+the constants of both are traced, and each float array of the file must be one of the first graph's, as it may have been
+stored; the second graph's takes its place. Where an array is nothing of the kind, the file cannot be had this way.
+Whoever uses it compares its answers with the Keras model's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -23,7 +23,9 @@ from spaces.genotype import Architecture, Deployment
 from spaces.signature import PADDING, Signature
 
 Array = NDArray[np.float32]
+
 JITTER = 1e-3
+PLAIN = (0.0, 1.0)  # numbers that the converter brings along itself
 
 
 def distinct(weights: Weights, seed: int = 0) -> Weights:
@@ -45,33 +47,90 @@ def poured(
 ) -> bytes | None:
     """The float32 .tflite `content`, lowered with the weights `before`, with those of `after` in their place.
 
-    `before` are best `distinct`: arrays that look the same cannot be told apart. None where not all of them are found.
+    `before` must be `distinct`. None where not all of the file's arrays are accounted for.
     """
     if not schema.Model.ModelBufferHasIdentifier(content, 0):
         return None
-    old = _constants(traced(architecture, signature, before, deployment))
-    new = _constants(traced(architecture, signature, after, deployment))
+    old, new = (_constants(traced(architecture, signature, weights, deployment)) for weights in (before, after))
     if [array.shape for array in old] != [array.shape for array in new]:
         return None
     known = _known(old, new, signature)
     written = bytearray(content)
     for array in _stored(written):
-        row = array.reshape(-1, array.shape[-1])[0] if array.ndim else array
-        repeated = array.ndim > 1 and bool((array == row).all())  # a constant that was broadcast
-        found = known.get(array.tobytes()) or (known.get(row.tobytes()) if repeated else None)
-        if found is not None and found.size:
-            array[...] = found.reshape(row.shape if found.size < array.size else array.shape)
-        elif not np.isin(array, (0.0, 1.0)).all():  # such the converter adds itself
+        row, kept = array[(0,) * (array.ndim - 1)], _kept(array)
+        if (found := known.get(array.tobytes())) is not None:
+            array[...] = found.reshape(array.shape)
+        elif (found := known.get(row[kept].tobytes())) is not None and (array == row).all():  # one padded, or broadcast
+            array[..., kept] = found.reshape(-1)
+        elif not np.isin(array, PLAIN).all():
             return None
     return bytes(written)
 
 
-def _known(old: list[Array], new: list[Array], signature: Signature) -> dict[bytes, Array]:
-    """What takes the place of an array of these bytes; nothing, of size 0, where that is not clear."""
-    pairs = {(was.shape, was.tobytes(), becomes.tobytes()): (was, becomes) for was, becomes in zip(old, new, strict=True)}
-    same = [was for was, becomes in pairs.values() if was.tobytes() == becomes.tobytes()]
+def _known(old: Sequence[Array], new: Sequence[Array], signature: Signature) -> dict[bytes, Array]:
+    """What takes the place of each array that a file may hold; nothing where two that look the same become two things.
+
+    What both graphs have in common stays: it may be what weights are multiplied by.
+    """
+    pairs = {
+        (was.shape, was.tobytes(), becomes.tobytes()): (was, becomes) for was, becomes in zip(old, new, strict=True)
+    }
+    preparation = (
+        signature.mean,
+        signature.std,
+        signature.target_mean,
+        signature.target_std,
+        PADDING,
+    )  # as "keras" has
+    same = [np.array(each, np.float32) for each in preparation]
+    same += [was for was, becomes in pairs.values() if was.tobytes() == becomes.tobytes()]
     known: dict[bytes, Array] = {}
+    for was, becomes in [*pairs.values(), *zip(same, same, strict=True)]:
+        for key, value in zip(_forms(was, same), _forms(becomes, same), strict=True):
+            known.setdefault(key.tobytes(), value)
+            if known[key.tobytes()].tobytes() != value.tobytes():
+                return {}
     return known
+
+
+def _forms(array: Array, factors: Sequence[Array]) -> Iterator[Array]:
+    """An array as the converter may store it: its axes in another order, and times what its outputs are multiplied by,
+    a bias plus what is added then.
+    """
+    yield from _transposed(array)
+    fitting = [
+        each.reshape(-1) for each in factors if each.ndim and (each.size,) == each.shape[-1:] == array.shape[-1:]
+    ]
+    for factor in (each for each in fitting if each.all()):  # nothing is multiplied by a state of zeros
+        yield from _transposed(array * factor)
+        yield from (array * factor + shift for shift in fitting if array.ndim == 1)
+
+
+def _kept(array: Array) -> slice:
+    """The part of the last axis without the zeros at its ends."""
+    used = np.flatnonzero(array.any(axis=tuple(range(array.ndim - 1))))
+    return slice(used[0], used[-1] + 1) if used.size else slice(0, 0)
+
+
+def _transposed(array: Array) -> Iterator[Array]:
+    return (array.transpose(axes) for axes in permutations(range(array.ndim)))
+
+
+def _stored(content: bytearray) -> list[Array]:
+    """The float arrays in a .tflite, as they lie there: what is written to them is written to it; a number as [1]."""
+    model = schema.Model.GetRootAs(content, 0)
+    parts = [model.Subgraphs(at) for at in range(model.SubgraphsLength())]
+    tensors = [part.Tensors(at) for part in parts for at in range(part.TensorsLength())]
+    shapes = {  # by buffer, which several tensors may share
+        tensor.Buffer(): [tensor.Shape(axis) for axis in range(tensor.ShapeLength())] or [1]
+        for tensor in tensors
+        if tensor.Type() == schema.TensorType.FLOAT32
+    }
+    return [
+        model.Buffers(at).DataAsNumpy().view(np.float32).reshape(shape)
+        for at, shape in shapes.items()
+        if model.Buffers(at).DataLength()
+    ]
 
 
 def _constants(function: Any) -> list[Array]:
@@ -80,3 +139,13 @@ def _constants(function: Any) -> list[Array]:
     inner = {each.signature.name: each.node_def for each in graph.library.function}
     arrays = map(tf.make_ndarray, _tensors(graph.node, inner))
     return [array for array in arrays if array.dtype == np.float32]
+
+
+def _tensors(nodes: Any, inner: Mapping[str, Any]) -> Iterator[Any]:
+    """Those of the nodes, each loop's where the loop stands: the library has loops in no order."""
+    for node in nodes:
+        if node.op == "Const":
+            yield node.attr["value"].tensor
+        for name in sorted(node.attr):
+            if node.attr[name].HasField("func"):
+                yield from _tensors(inner[node.attr[name].func.name], inner)
