@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,6 +20,7 @@ from experiments.spec import Spec, read
 from experiments.table import Place, duration_s
 from objectives.bench import Bench
 from objectives.outcome import Outcome
+from search.budget import problem
 from search.drive import Limits, drive, shares
 from search.lock import disk_trouble_told
 from search.outbox import Outbox
@@ -31,6 +33,7 @@ REHEARSAL = "-rehearsal"
 LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
 """The stages that `search.stage_timeout` limits; training has the whole of a trial's time."""
 
+WINDING_DOWN = "finishing what is at work, then the front is measured once more; Ctrl-C again stops at once"
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow
 
 
@@ -42,6 +45,7 @@ def launch(
     trials: int | None = None,
     timeout: str | None = None,
     workers: int | None = None,
+    stop_when: str | None = None,
     name: str | None = None,
     rehearse: bool = False,
     as_json: bool = False,
@@ -51,8 +55,10 @@ def launch(
     Raises InputError for a wrong spec, data or home, NothingFeasible where no candidate kept within the bounds, and
     KeyboardInterrupt after everything finished has been kept.
     """
+    if wrong := problem(stop_when or ""):
+        raise InputError(f"--stop-when: {wrong}")
     spec = read(spec_name, sets)
-    limits = limits_of(spec, trials=trials, timeout=timeout, workers=workers)
+    limits = limits_of(spec, trials=trials, timeout=timeout, workers=workers, stop_when=stop_when)
     plan = spec.plan(str(usable(home)))
     check_threads(plan.bench, limits.workers)
     study_name = name or spec.study.name + (REHEARSAL if rehearse else "")
@@ -60,7 +66,7 @@ def launch(
         plan = replace(plan, evaluator="objectives.rehearsal")
     with disk_trouble_told(home), Study.start(home, study_name, plan) as study:
         with _shipping(study, home) if not rehearse else nullcontext() as outbox:
-            _work(study, limits, outbox)
+            ended = _work(study, limits, outbox)
         history = study.history()
     summary = summarise(history)
     if outbox and (reason := outbox.reason or publish(home, history)):
@@ -69,11 +75,15 @@ def launch(
         print_json(summary)
     else:
         write(summary, console())
+    if ended == "interrupted":
+        raise KeyboardInterrupt
     if not summary["front"]:
         raise NothingFeasible(f"the study {study_name!r} found nothing within its bounds: {nearest_miss(history)}")
 
 
-def limits_of(spec: Spec, *, trials: int | None, timeout: str | None, workers: int | None) -> Limits:
+def limits_of(
+    spec: Spec, *, trials: int | None, timeout: str | None, workers: int | None, stop_when: str | None = None
+) -> Limits:
     """The budget: the spec's, where the command line does not say otherwise."""
     seconds = duration_s(timeout, Place("--timeout")) if timeout else spec.study.timeout_s
     memory = spec.search.memory_limit_mb
@@ -84,6 +94,7 @@ def limits_of(spec: Spec, *, trials: int | None, timeout: str | None, workers: i
         group_timeout_s=spec.search.trial_timeout_s,
         stage_timeouts=dict.fromkeys(LIMITED, spec.search.stage_timeout_s),
         memory_limit_bytes=memory * 2**20 if memory else None,
+        stop_when=stop_when or spec.study.stop_when,
     )
 
 
@@ -113,10 +124,10 @@ def usable(home: Path) -> Path:
     return home.resolve()
 
 
-def _work(study: Study, limits: Limits, outbox: Outbox | None) -> None:
-    """Drive the study and judge its front, with everybody told who wants to know."""
+def _work(study: Study, limits: Limits, outbox: Outbox | None) -> str:
+    """Drive the study and judge its front, with everybody told who wants to know; gives why it ended."""
     told = tuple(study.outcomes.values())
-    with Progress(trials=limits.trials, timeout_s=limits.timeout_s, before=told) as progress, _terminable():
+    with Progress(trials=limits.trials, timeout_s=limits.timeout_s, before=told) as progress:
 
         def hear(event: dict[str, Any]) -> None:
             progress(event)
@@ -125,7 +136,8 @@ def _work(study: Study, limits: Limits, outbox: Outbox | None) -> None:
             elif outbox and event["event"] == "group":
                 outbox.show(summarise(study))
 
-        drive(study, limits, hear)
+        with _endable(lambda: progress.say(WINDING_DOWN)) as wind_down:
+            return drive(study, limits, hear, wind_down)
 
 
 @contextmanager
@@ -142,14 +154,22 @@ def _shipping(study: Study, home: Path) -> Iterator[Outbox]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """A termination signal is taken like Ctrl-C: workers are ended, everything finished is kept."""
+def _endable(say: Callable[[], None]) -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event and is spoken of, the second raises KeyboardInterrupt, as a termination signal
+    does at once: workers are ended, everything finished is kept.
+    """
+    wind_down = threading.Event()
 
     def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        if number == signal.SIGINT and not wind_down.is_set():
+            wind_down.set()
+            say()
+        else:
+            raise KeyboardInterrupt
 
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield wind_down
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -14,7 +14,7 @@ from objectives.latency.timing import period_s
 from objectives.objective import OBJECTIVES
 from objectives.presets import GENERATED
 from objectives.task import TASKS
-from search import warm
+from search import budget, warm
 from spaces.catalog import CELLS
 from spaces.errors import SpecError, nearest
 from spaces.space import Space
@@ -86,6 +86,10 @@ def _study_problems(spec: Spec) -> Iterator[tuple[str, str]]:
 
 
 def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
+    if wrong := budget.problem(spec.study.stop_when):
+        yield "study.stop_when", wrong
+    if "drop" in spec.study.stop_when and spec.baseline is None:
+        yield "study.stop_when", f"got {spec.study.stop_when!r}, but a drop is against the baseline; give [baseline]"
     shares = spec.training.rungs
     if not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
         yield (

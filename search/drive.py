@@ -20,6 +20,7 @@ from typing import Any
 from objectives.bench import Bench
 from objectives.outcome import Outcome
 from search import batches, seeds, twins
+from search.budget import reached
 from search.finish import finish
 from search.isolate import Child, ChildDied, Event, waits
 from search.study import SpaceExhausted, Study
@@ -335,6 +336,8 @@ class _Driver:
         spent = time.monotonic() - self._started
         if self._limits.timeout_s is not None and spent > self._limits.timeout_s:
             return "timeout"
+        if reason := reached(self._limits.stop_when, self._study.history()) if self._limits.stop_when else "":
+            return reason
         if 2 * len(self._study.outcomes) >= self._limits.trials or 2 * spent > (self._limits.timeout_s or math.inf):
             self._study.gather_ensemble()
         try:

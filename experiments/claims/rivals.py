@@ -178,7 +178,7 @@ def kerastuner(ground: tuple[Any, ...]) -> None:
     class Enough(Exception):
         """The time for searching is over."""
 
-    class Tuner(keras_tuner.BayesianOptimization):
+    class Tuner(keras_tuner.BayesianOptimization):  # type: ignore[misc]
         def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> float:
             if time.time() > searching:
                 raise Enough
@@ -189,7 +189,7 @@ def kerastuner(ground: tuple[Any, ...]) -> None:
             trained[genotype.key] = (error, origin, genotype)
             return error
 
-    class Model(keras_tuner.HyperModel):
+    class Model(keras_tuner.HyperModel):  # type: ignore[misc]
         def build(self, hp: Any) -> Any:
             here.sample(Hyper(hp))
 

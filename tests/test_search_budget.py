@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rehearsed import bench, plan
+
+from objectives.outcome import Outcome
+from objectives.rehearsal import invented
+from search import history
+from search.budget import problem, reached
+from search.drive import Limits, drive
+from search.growth import settled, volume
+from search.study import Study
+from search.summary import summarise
+from spaces.genotype import Architecture, Deployment, Genotype, Training
+
+REFERENCE = {"quality": 0.9, "latency": 10.0, "size": 1000.0}
+
+
+def told(at: Path, units: int, error: float) -> Outcome:
+    outcome = invented(bench(at), Genotype(Architecture("gru", units), Training(), Deployment()))
+    assert outcome.quality
+    return replace(outcome, quality=replace(outcome.quality, error=error))
+
+
+@pytest.mark.parametrize("text", ["", "settled", "drop<=0.005, latency_ms<=0.05", "accuracy>=0.9"])
+def test_rules_that_are_legal(text: str) -> None:
+    assert problem(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("converged", 'give bounds as in "drop<=0.005, latency_ms<=0.05", or "settled"'),
+        ("speed>=3", "did you mean 'speedup'"),
+        ("drop<=x", "give a number"),
+        ("drop<0.1", "give bounds as in"),
+    ],
+)
+def test_rules_that_are_none(text: str, words: str) -> None:
+    assert words in problem(text)
+
+
+def test_the_volume_of_one_point_is_its_box(tmp_path: Path) -> None:
+    one = told(tmp_path, 32, 0.1)
+    assert one.measurement
+    assert one.artifact
+    sides = (0.9 - 0.1, 10.0 - one.measurement.median_ms, 1000.0 - one.artifact.size_bytes / 1024)
+    assert volume([one, replace(one, state="failed")], REFERENCE) == pytest.approx(sides[0] * sides[1] * sides[2])
+    assert volume([], REFERENCE) == 0.0
+
+
+def test_settled_when_the_last_third_brought_nothing(tmp_path: Path) -> None:
+    learning = [told(tmp_path, units, 0.9 - 0.02 * units) for units in range(1, 31)]
+    still = [told(tmp_path, units, 0.31) for units in range(31, 46)]
+    assert settled(learning[:19], REFERENCE) is None
+    assert settled(learning, {}) is None
+    assert settled(learning, REFERENCE) is False
+    assert settled([*learning, *still], REFERENCE) is True
+
+
+def test_a_study_stops_when_it_has_what_was_asked_for(tmp_path: Path) -> None:
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+        assert drive(study, Limits(trials=300, stop_when="accuracy>=0.9, latency_ms<=0.1")) == "target"
+    found = history.read(tmp_path, "s")
+    assert found.ended == "target"
+    assert len(found.outcomes) < 100
+    assert reached("accuracy>=0.9, latency_ms<=0.1", found) == "target"
+    assert reached("accuracy>=0.999", found) == ""
+    assert not found.running  # what had been got ready was taken back
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+        assert drive(study, Limits(trials=600, stop_when="settled")) == "settled"
+
+
+def test_a_study_that_winds_down_keeps_its_stage_and_judges_its_front(tmp_path: Path) -> None:
+    wind_down, seen = threading.Event(), []
+
+    def hear(event: dict[str, Any]) -> None:
+        seen.append(event)
+        if sum(each["event"] == "told" for each in seen) >= 12 and event["event"] == "stage":
+            wind_down.set()
+
+    with Study.start(tmp_path, "s", plan(tmp_path, extra={"pause_s": "0.2"})) as study:
+        assert drive(study, Limits(trials=200, workers=2), hear, wind_down) == "interrupted"
+        summary = summarise(study)
+    assert summary["final"]
+    assert summary["ended"] == "interrupted"
+    assert summary["batch_curve"] is None
+    found = history.read(tmp_path, "s")
+    left = len(found.running)
+    assert left > 0
+    with Study.start(tmp_path, "s", plan(tmp_path, extra={"pause_s": "0.2"})) as study:
+        drive(study, Limits(trials=len(found.outcomes) + left))
+    assert set(found.running) <= set(history.read(tmp_path, "s").outcomes)
