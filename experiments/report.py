@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -23,9 +23,14 @@ NOISY = "~ its interval is wider than asked for: the machine was noisy"
 
 REHEARSAL = "REHEARSAL: invented figures"
 
+MOST_BAD = 5  # lines of the health block: more are in the JSON
+
 ENDED = {
     "timeout": "It ended because its time was up; the same command goes on with it.",
     "exhausted": "It ended because the sampler found nothing in the space that was not tried yet.",
+    "target": "It ended because a point reached what stop_when asks for.",
+    "settled": "It ended because the hypervolume has settled.",
+    "interrupted": "It was interrupted; the same command goes on with it.",
 }
 """Why a study ended before its trials were told."""
 
@@ -56,7 +61,7 @@ def console(stream: IO[str] | None = None, *, forgiving: bool = False) -> Consol
 
 
 def write(summary: Mapping[str, Any], to: Console) -> None:
-    """The whole report of a study: baseline, front, counts, failures, wall time, and what to do next."""
+    """The whole report of a study: baseline, front, counts, failures, wall time, health, and what to do next."""
     say = _Speaker(to)
     name, front, baseline = summary["study"], summary["front"], summary.get("baseline")
     rehearsal = summary.get("rehearsal", False)
@@ -66,7 +71,12 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
         say(f"Baseline: {provenance(baseline)}; speedup and drop are against it.")
     if front or baseline:
         to.print(table(summary, to.width, ascii_only=say.ascii_only))
-        _say_footnotes([*front, *([baseline] if baseline else [])], say)
+        _say_footnotes([*shown(front), *([baseline] if baseline else [])], say)
+        if any(point.get("tie_of") is not None for point in front):
+            say(
+                "+ as many points as good in all, within noise; --json has them",
+                style="dim",
+            )
     _write_beside(summary, to, say)
     say("")
     say(counts_line(summary))
@@ -74,9 +84,10 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
         say(why)
     for line in failure_lines(summary["failures"]):
         say(line, style="red")
-    for line in (split_line(summary), training_line(summary)):
+    for line in (split_line(summary), training_line(summary), *economy_lines(summary)):
         if line:
             say(line)
+    _write_health(summary, to, say)
     if rehearsal:
         say("Next: the same command without --rehearse")
     elif front:
@@ -105,6 +116,19 @@ def _write_beside(summary: Mapping[str, Any], to: Console, say: _Speaker) -> Non
             say(curve["text"])
 
 
+def _write_health(summary: Mapping[str, Any], to: Console, say: _Speaker) -> None:
+    """The checks, a line each, and the advice."""
+    if rows := health_rows(summary):
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for row in rows:
+            grid.add_row(*(Text(say.plain(cell)) for cell in row))
+        say("")
+        say("Health")
+        to.print(grid)
+    if advice := summary.get("advice"):
+        say(f"Advice: {advice['verdict']}, for {advice['text']}")
+
+
 def provenance(baseline: Mapping[str, Any]) -> str:
     """The baseline and who exported it: a user's own model is named by its exporter."""
     name = title(baseline["genotype"])
@@ -124,9 +148,13 @@ def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Consol
 
 
 def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -> Table:
-    """The front, fastest first, the baseline above it; test figures where there are any, validation until then."""
+    """The front, fastest first, the baseline above it; test figures where there are any, validation until then.
+
+    Of points that tie, the one that stands for the others.
+    """
     baseline = summary.get("baseline")
-    points = sorted(summary["front"], key=lambda point: -point["throughput_per_s"])
+    ties = Counter(point.get("tie_of") for point in summary["front"])
+    points = sorted(shown(summary["front"]), key=lambda point: -point["throughput_per_s"])
     points = [*([baseline] if baseline else []), *points]
     metric = points[0]["quality"]["metric"] if points else "metric"
     shapes = [] if width < SLIM else ["bits, form"] if width < NARROW else ["bits", "form"]
@@ -139,6 +167,8 @@ def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -
         drawn.add_column(heading, justify="right", no_wrap=True)
     for point in points:
         named = " (baseline)" if point is baseline and width >= NARROW else ""
+        if more := ties[point["trial"]]:
+            named = f" +{more} tie{'' if more == 1 else 's'}"
         cells = ["base" if point["trial"] == "baseline" else str(point["trial"]), title(point["genotype"]) + named]
         served = [bits(point), form(point["genotype"])]
         cells += [" ".join(served)] if len(shapes) == 1 else served if shapes else []
@@ -148,6 +178,12 @@ def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -
         style = "bold" if point is baseline else ""
         drawn.add_row(*(Text(cell.translate(ASCII) if ascii_only else cell) for cell in cells), style=style)
     return drawn
+
+
+def shown(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The points of a front without those that another of them stands for."""
+    names = {point["trial"] for point in front}
+    return [point for point in front if point.get("tie_of") not in names]
 
 
 def bits(point: Mapping[str, Any]) -> str:
@@ -173,10 +209,9 @@ def latency(measured: Mapping[str, Any]) -> str:
 
 def quality(found: Mapping[str, Any]) -> str:
     """The test figure with its standard error, or the validation figure where the test has not been read."""
-    if found.get("test") is None:
-        return f"{found['validation']:.3f}"
-    error = found.get("test_stderr")
-    return f"{found['test']:.3f}" + (f"±{error:.3f}" if error is not None else "")
+    part = ("validation", "stderr") if found.get("test") is None else ("test", "test_stderr")
+    figure, error = (found.get(key) for key in part)
+    return f"{figure:.3f}" + (f"±{error:.3f}" if error is not None else "")
 
 
 def counts_line(summary: Mapping[str, Any]) -> str:
@@ -209,7 +244,8 @@ def split_line(summary: Mapping[str, Any]) -> str:
     total = sum(shares.values())
     if not total:
         return ""
-    return "Wall time: " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in shares.items())
+    idle = f"; workers idle {spent['idle_share']:.0%}" if spent.get("idle_share") else ""
+    return "Wall time: " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in shares.items()) + idle
 
 
 def training_line(summary: Mapping[str, Any]) -> str:
@@ -218,6 +254,44 @@ def training_line(summary: Mapping[str, Any]) -> str:
     if not training.get("sequences"):
         return ""
     return f"Trained on {training['sequences']:,} sequences, {training['sequences_per_s']:,.0f} a second in each worker"
+
+
+def economy_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What the study was spared, from `summary["economy"]` (`search.economy`), and what its latency model is worth."""
+    spared = summary.get("economy") or {}
+    whole = f" ({spared['epochs_spared']:.1f} whole ones)" if spared.get("epochs_spared") else ""
+    kinds = {
+        "stopped_models": f"trainings stopped early{whole}",
+        "foretold": "foretold over a bound",
+        "duplicates": "tried before",
+        "known_crashes": "known to crash",
+    }
+    parts = [f"{spared[kind]:,} {words}" for kind, words in kinds.items() if spared.get(kind)]
+    lines = ["Spared: " + ", ".join(parts)] if parts else []
+    if model := spared.get("latency_model"):
+        lines.append(f"Latency foretold from {model['outcomes']:,} candidates: 9 of 10 within {model['error']:.0%}")
+    return lines
+
+
+def health_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(verdict, words) of the checks of `search.health`: what is bad in full, the others by name."""
+    checks = summary.get("health") or []
+    bad = [check["text"] for check in checks if check["verdict"] == "bad"]
+    rows = [("bad", text) for text in bad[:MOST_BAD]]
+    rows += [("bad", f"{len(bad) - MOST_BAD} more: see --json")] if len(bad) > MOST_BAD else []
+    for verdict in ("good", "unknown"):
+        if names := [check["check"] for check in checks if check["verdict"] == verdict]:
+            rows.append((verdict, _named(names)))
+    return rows
+
+
+def _named(checks: Sequence[str]) -> str:
+    """The names of checks, those of objectives together: "predictable quality, latency; bounds; models"."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for check in checks:
+        name, _, of = check.partition(" ")
+        groups[name].append(of)
+    return "; ".join(f"{name} {', '.join(of)}".strip() for name, of in groups.items())
 
 
 def duration(seconds: float) -> str:

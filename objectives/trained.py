@@ -95,8 +95,6 @@ class Trained:
 
     def poured(self, content: bytes, asked: Deployment) -> bytes | None:
         """A float file of a form that was lowered after `start`, with the weights of the moment in it."""
-        if asked.lowering == "keras":
-            return None
         return poured(content, self._genotype.served, self._data.signature, asked, self._made[1], self.weights)
 
     def stream(self, frames: int) -> tuple[bytes, dict[str, NDArray[np.float32]]]:

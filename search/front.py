@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,9 +34,21 @@ def front(points: Mapping[Key, Costs]) -> list[Key]:
     return kept
 
 
-def tied(a: Costs, b: Costs, noise: Sequence[float]) -> bool:
-    """Whether two points differ in every objective by no more than its relative noise."""
-    return all(abs(x - y) <= share * max(abs(x), abs(y)) for x, y, share in zip(a, b, noise, strict=True))
+def tied(a: Costs, b: Costs, within: Costs) -> bool:
+    """Whether two points differ in no objective by more than what is `within` noise of it, in the objective's unit."""
+    return all(abs(x - y) <= noise for x, y, noise in zip(a, b, within, strict=True))
+
+
+def led(keys: Sequence[Key], ties: Mapping[Key, Collection[Key]]) -> dict[Key, Key | None]:
+    """For each key the one that stands for it: the first before it that it ties with and that stands for itself.
+
+    None for those that stand for themselves. Two that tie with the same one need not tie with each other: whatever is
+    not shown is at least within noise of what stands for it.
+    """
+    found: dict[Key, Key | None] = {}
+    for key in keys:
+        found[key] = next((one for one in found if found[one] is None and one in ties[key]), None)
+    return found
 
 
 def hypervolume(points: Sequence[Costs], reference: Costs) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,16 @@ def twins_of(history: History, name: Name) -> list[dict[str, Any]]:
         }
         for pair in _pairs(history, TRAINING, [name])
     ]
+
+
+def seeds_of(history: History, name: Name) -> dict[str, Any] | None:
+    """The validation figures of all trainings of a candidate, its own first, their mean and deviation; None of one."""
+    outcome = history.candidates.get(name)
+    again = [each for key, each in history.seeds.items() if key.split("-", 2)[2] == str(name)]
+    found = [each.quality.validation for each in (outcome, *again) if each and each.quality]
+    if len(found) < 2:
+        return None
+    return {"validation": found, "mean": statistics.mean(found), "std": statistics.stdev(found)}
 
 
 def _pairs(history: History, techniques: tuple[Any, ...] = TECHNIQUES, of: list[Name] | None = None) -> Iterator[Pair]:

@@ -21,14 +21,15 @@ def settled(outcomes: Iterable[Outcome], reference: Mapping[str, float]) -> bool
     `outcomes` in the order in which they were told, `reference` as in `search.summary.reference_of`. None while there
     are too few to say, or nothing to measure from.
     """
-    told = list(outcomes)
-    models = list(dict.fromkeys(outcome.genotype.group for outcome in told))
+    told = [outcome for outcome in outcomes if outcome.quality or outcome.learned]
+    models = list(dict.fromkeys((outcome.genotype.architecture, outcome.genotype.training) for outcome in told))
     last = max(FEWEST, math.ceil(len(models) / SHARE))
     before = set(models[:-last])
     if len(models) < 2 * FEWEST or not reference:
         return None
     now = volume(told, reference)
-    then = volume([outcome for outcome in told if outcome.genotype.group in before], reference)
+    early = [each for each in told if (each.genotype.architecture, each.genotype.training) in before]
+    then = volume(early, reference)
     return bool(now) and now - then < LITTLE * now
 
 

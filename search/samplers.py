@@ -25,8 +25,35 @@ def _gp(seed: int) -> BaseSampler:
     return GPSampler(seed=seed, n_startup_trials=10)
 
 
+SEEN = 2000  # trials that TPE looks back on: it sorts them anew for each parameter, 0.6 s a proposal of 5,000
+
+
+class RecentTPESampler(TPESampler):
+    """TPE that looks back on the newest `SEEN` trials, so that the cost of a proposal stops growing."""
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As TPE does, of what came of the newest trials."""
+        recent = cast(optuna.Study, _Recent(study))
+        return super().sample_independent(recent, trial, param_name, param_distribution)
+
+
+class _Recent:
+    """A study as it looks to who forgets: Optuna has no public way to show a sampler a part of the trials."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._whole = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def _get_trials(self, *args: Any, **options: Any) -> list[FrozenTrial]:
+        return self._whole._get_trials(*args, **options)[-SEEN:]
+
+
 SAMPLERS: dict[str, Make] = {
-    "tpe": lambda seed: TPESampler(seed=seed),
+    "tpe": lambda seed: RecentTPESampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=POPULATION),
     "gp": _gp,
     "random": lambda seed: RandomSampler(seed=seed),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from objectives.outcome import Outcome
 from search.front import RULES, pick
 from search.history import History
 from search.summary import front_of, point_of
@@ -44,17 +41,6 @@ def left(history: History) -> dict[str, Genotype]:
 def repeat_of(name: str) -> int:
     """Which repeat a name is of, counted from 1; 0 is the search's own training."""
     return int(name.split("-")[1])
-
-
-def seeds_of(outcome: Outcome, name: int | str, seeds: Mapping[str, Outcome]) -> dict[str, Any] | None:
-    """The validation figures of all trainings of a candidate, its own first, their mean and deviation; None of one."""
-    again = [
-        each for key, each in seeds.items() if key.split("-", 2)[2] == str(name) and each.genotype == outcome.genotype
-    ]
-    found = [each.quality.validation for each in (outcome, *again) if each.quality]
-    if len(found) < 2:
-        return None
-    return {"validation": found, "mean": statistics.mean(found), "std": statistics.stdev(found)}
 
 
 def groups(named: Mapping[str, Genotype]) -> Sequence[dict[str, Genotype]]:

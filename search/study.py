@@ -26,6 +26,7 @@ from search.ensemble import best
 from search.front import over_bound, violations
 from search.history import BESIDE, NO_CLOCK, History, Plan, assembled, database, known_bench, known_space
 from search.lock import alone, connection, locked
+from search.prior import FORETOLD, Prior, fitted
 from search.samplers import SeededSampler, named
 from search.warm import points
 from search.worth import Trainings
@@ -67,6 +68,7 @@ class Study:
         self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
+        self._prior: tuple[int, Prior | None] | None = None  # fitted to so many outcomes
 
     @classmethod
     def start(cls, home: Path, name: str, plan: Plan) -> Study:
@@ -267,6 +269,11 @@ class Study:
             trial.set_user_attr("skipped", reason)
             self._optuna.tell(trial, state=TrialState.FAIL)
             return None
+        if foretold := self._hopeless(genotype):
+            self._note(trial, genotype)
+            trial.set_user_attr("genotype", to_json(genotype))
+            self.tell(trial.number, foretold)
+            return None
         siblings = self._siblings(genotype)[: max(room - 1, 0)]
         trial.set_user_attr("siblings", [to_json(sibling) for sibling in siblings])
         trial.set_user_attr("genotype", to_json(genotype))
@@ -282,8 +289,25 @@ class Study:
         return [
             other
             for other in others
-            if other != genotype and other.key not in self._known and not self._crashes.known(other)
+            if other != genotype
+            and other.key not in self._known
+            and not self._crashes.known(other)
+            and not self._hopeless(other)
         ]
+
+    def _hopeless(self, genotype: Genotype) -> Outcome | None:
+        """The outcome of a candidate that is foretold to be far over its bound (`search.prior`)."""
+        bound = self.plan.bench.bounds.get("latency")
+        if bound is None or "prior" in self.plan.bench.without or genotype.architecture.hypermodel:
+            return None
+        if self._prior is None or self._prior[0] != len(self._outcomes):
+            self._prior = (len(self._outcomes), fitted(self._outcomes.values(), self._signature))
+        prior = self._prior[1]
+        if prior is None or not prior.hopeless(genotype, self._signature, bound):
+            return None
+        ms = prior.predict_ms(genotype, self._signature)
+        reason = f"foretold to take {ms / genotype.deployment.batch:.3g} ms, over the bound of {bound:g}; not tried"
+        return Outcome(genotype, "infeasible", untrained_ms=ms, stage=FORETOLD, reason=reason)
 
     def _complete(self, lead: int, genotype: Genotype, siblings: list[Genotype]) -> Group:
         """Put those siblings of a lead that are not there yet into the storage and start them."""

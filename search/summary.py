@@ -11,11 +11,19 @@ from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.task import TASKS
 from search.batches import curve, forms
-from search.front import front, hypervolume, pick, tied, violations
-from search.gains import compression, twins_of
+from search.economy import economy
+from search.front import RULES, front, hypervolume, led, pick, tied, violations
+from search.gains import compression, seeds_of, twins_of
+from search.health import advice, health
 from search.history import History
 from spaces.genotype import Genotype
 from spaces.record import to_json
+
+Z = 1.96
+"""Standard errors to either side that hold 95 %."""
+
+SAME_SIZE = 0.02
+"""Files that differ by less, as a share, are no reason to look at both."""
 
 
 class Kept(Protocol):
@@ -27,18 +35,19 @@ class Kept(Protocol):
 def summarise(study: History | Kept) -> dict[str, Any]:
     """The JSON of `show`, from `search.history.read` or a running Study.
 
-    More than the contract asks: each point has its "costs" by objective, the "ties" it has within noise, and whether
-    its figures are "final" (measured again at the end). "rehearsal" is true where all are invented. "seconds" says
-    where the time went. `speedup` and `throughput` are per sequence, so that forms of different batch sizes compare;
-    `drop` is on validation, `test_drop` on test.
+    More than the contract asks: each point has its "costs" by objective with their "intervals", the "ties" it has
+    within noise, and whether its figures are "final" (measured again at the end). Of points that tie, one stands for
+    the others, whose "tie_of" it is. "rehearsal" is true where all are invented. "seconds" says where the
+    time went, "health" and "advice" how the study goes (`search.health`). `speedup` and `throughput` are per sequence,
+    so that forms of different batch sizes compare; `drop` is on validation, `test_drop` on test.
     """
     history = _upheld(study if isinstance(study, History) else study.history())
     numbers = front_of(history, final=True)
-    points = [point_of(history, number, numbers) for number in numbers]
+    points = _points(history, numbers)
     reference = reference_of(history)
     costs = [_costs(history, latest(history, number)) for number in numbers]
     volume = hypervolume([list(cost.values()) for cost in costs], list(reference.values())) if reference else 0.0
-    return {
+    found = {
         "study": history.name,
         "task": to_json(history.plan.bench.task) | dict(history.prepared.get("summary", {})),
         "objectives": list(history.plan.objectives),
@@ -56,9 +65,12 @@ def summarise(study: History | Kept) -> dict[str, Any]:
         "final": bool(history.finals),
         "baseline": _baseline(history),
         "front": points,
+        "economy": economy(history),
         "compression": compression(history),
         "batch_curve": _batch_curve(history, points),
     }
+    checks = health(history, found)
+    return found | {"health": checks, "advice": advice(history, found, checks)}
 
 
 def front_of(history: History, *, final: bool = False) -> list[int | str]:
@@ -163,7 +175,9 @@ def nearest_miss(history: History) -> str:
 
 
 def seconds(history: History) -> dict[str, Any]:
-    """Where the wall time went, and the workers' time by stage, which several of them spend at once."""
+    """Where the wall time went, and the workers' time by stage, which several of them spend at once. `idle_share` is
+    that of the workers' time in which they had nothing to do, or waited for the device.
+    """
     stages: dict[str, float] = {}
     beside = (*history.twins.values(), *history.batches.values())
     for outcome in (*history.candidates.values(), *beside, *([history.baseline] if history.baseline else [])):
@@ -175,6 +189,7 @@ def seconds(history: History) -> dict[str, Any]:
         "measuring": history.measuring_s,
         "other": other,
         "other_share": other / history.wall_s if history.wall_s else 0.0,
+        "idle_share": history.idle_s / history.workers_s if history.workers_s else 0.0,
         "stages": stages,
     }
 
@@ -219,8 +234,18 @@ def _baseline(history: History) -> dict[str, Any] | None:
     return point_of(history, "baseline") if complete else None
 
 
+def _points(history: History, names: Sequence[int | str]) -> list[dict[str, Any]]:
+    """The POINTs of a front, the fastest first; of those that tie, one stands for the others: what a rule of `--pick`
+    takes, so that it is always seen, else the fastest.
+    """
+    points = [point_of(history, name, names) for name in names]
+    picked = [pick(points, rule)["trial"] for rule in RULES] if points else []
+    of = led(list(dict.fromkeys([*picked, *names])), {point["trial"]: point["ties"] for point in points})
+    return [point | {"tie_of": of[point["trial"]]} for point in points]
+
+
 def point_of(history: History, name: int | str, others: Sequence[int | str] = ()) -> dict[str, Any]:
-    """A POINT of the contract."""
+    """A POINT of the contract; its `ties` are sought among `others`."""
     outcome = latest(history, name)
     quality, measurement, artifact = outcome.quality, outcome.measurement, outcome.artifact
     assert quality, "only finished candidates become points"
@@ -228,18 +253,13 @@ def point_of(history: History, name: int | str, others: Sequence[int | str] = ()
     assert artifact, "only finished candidates become points"
     against = _against(history, outcome)
     costs = _costs(history, outcome)
-    noise = [OBJECTIVES[objective].noise for objective in costs]
-    ties = [
-        other
-        for other in others
-        if other != name and tied(list(costs.values()), list(_costs(history, latest(history, other)).values()), noise)
-    ]
     return {
         "trial": name,
         "genotype": to_json(outcome.genotype),
         "quality": {
             "metric": quality.metric,
             "validation": quality.validation,
+            "stderr": quality.stderr,
             "test": quality.test,
             "test_stderr": quality.test_stderr,
             "output_error": quality.output_error,
@@ -267,11 +287,60 @@ def point_of(history: History, name: int | str, others: Sequence[int | str] = ()
             "exporter": artifact.exporter,
         },
         "costs": costs,
-        "ties": ties,
+        "intervals": {objective: _interval(history, objective, outcome) for objective in costs},
+        "ties": [other for other in others if other != name and _tied(costs, outcome, history, latest(history, other))],
+        "tie_of": None,
         "final": name in history.finals and not outcome.reason,
         "twins": twins_of(history, name),
+        "seeds": seeds_of(history, name),
         "notes": list(outcome.notes),
     }
+
+
+def _interval(history: History, name: str, outcome: Outcome) -> list[float] | None:
+    """The 95 % interval of an objective, in its unit; None of a quality whose standard error is not known.
+
+    Of the error on test data where those have been read. A size is exact; memory varies by its noise.
+    """
+    quality, measured = outcome.quality, outcome.measurement
+    assert quality, "only finished candidates become points"
+    assert measured, "only finished candidates become points"
+    value = OBJECTIVES[name].read(outcome)
+    if name == "quality":
+        tested = quality.test is not None and quality.test_stderr is not None
+        value, stderr = quality.error, quality.stderr
+        if tested:
+            value, stderr = TASKS[history.plan.bench.task.kind].error(quality.test or 0.0), quality.test_stderr
+        return None if stderr is None else [max(value - Z * stderr, 0.0), value + Z * stderr]
+    if name == "latency":
+        return [end / measured.batch for end in measured.ci_ms]
+    noise = OBJECTIVES[name].noise
+    return None if value is None else [value * (1 - noise), value * (1 + noise)]
+
+
+def _tied(costs: dict[str, float], outcome: Outcome, history: History, other: Outcome) -> bool:
+    """Whether noise cannot tell two finished candidates apart in any objective."""
+    theirs = _costs(history, other)
+    within = [_noise(name, max(costs[name], theirs[name]), outcome, other) for name in costs]
+    return tied(list(costs.values()), list(theirs.values()), within)
+
+
+def _noise(name: str, value: float, a: Outcome, b: Outcome) -> float:
+    """The difference in an objective that says nothing, in its unit: of an error one combined standard error, of a
+    latency its noise from sitting to sitting, or that of the two intervals where they are wider.
+    """
+    if name == "quality":
+        return math.hypot(*((each.quality.stderr or 0.0) if each.quality else 0.0 for each in (a, b)))
+    share = max(OBJECTIVES[name].noise, SAME_SIZE if name == "size" else 0.0)
+    if name == "latency":
+        return max(share * value, math.hypot(*(_half_width(each) for each in (a, b))))
+    return share * value
+
+
+def _half_width(outcome: Outcome) -> float:
+    """Of the interval of its latency per sequence, in ms."""
+    measured = outcome.measurement
+    return (measured.ci_ms[1] - measured.ci_ms[0]) / 2 / measured.batch if measured else 0.0
 
 
 def _against(history: History, outcome: Outcome) -> dict[str, float | None]:

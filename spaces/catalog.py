@@ -41,6 +41,42 @@ CELLS: dict[str, CellFacts] = {
     "linear_attention": CellFacts("spaces.cells.attention:LinearAttention", ("parallel",), False, removable=False),
 }
 
+
+@dataclass(frozen=True)
+class Step:
+    """What a time step of a cell costs: matrices of units x units, elementwise operations, transcendentals a unit."""
+
+    gates: int
+    operations: int
+    transcendentals: int
+
+
+STEPS: dict[str, Step] = {
+    "lstm": Step(4, 11, 5),
+    "gru": Step(3, 9, 3),
+    "simple_rnn": Step(1, 2, 1),
+    "fastgrnn": Step(1, 7, 2),
+    "fastrnn": Step(1, 5, 1),
+    "lstmp": Step(10, 11, 10),
+    "cifg": Step(3, 9, 4),
+    "mgu": Step(2, 9, 2),
+    "ligru": Step(2, 6, 1),
+    "indrnn": Step(1, 3, 0),
+    "sru": Step(4, 12, 2),
+    "qrnn": Step(3, 4, 2),
+    "mingru": Step(2, 4, 1),
+    "tcn": Step(2, 2, 0),
+    "attention": Step(8, 12, 2),
+    "linear_attention": Step(8, 10, 2),
+    "qrnn_f": Step(2, 3, 2),
+    "qrnn_ifo": Step(4, 4, 4),
+    "sru1": Step(4, 7, 2),
+    "minlstm": Step(3, 5, 2),
+    "mingru_signed": Step(3, 5, 3),
+    "lru": Step(3, 3, 2),
+    "mamba": Step(5, 12, 5),
+}
+
 BITS: dict[str, str] = {
     "32": "float32",
     "16": "float16 weights, float32 arithmetic: smaller, not faster",
@@ -51,6 +87,9 @@ BITS: dict[str, str] = {
     "full8": "static int8, weights and activations, by the stock converter (kills its process on a WHILE graph)",
     "full16x8": "static int8 weights and int16 activations, likewise: for accelerators, slow on a CPU",
 }
+
+WEIGHT_BYTES = {"32": 4.0, "16": 2.0, "8": 1.0, "rec8": 1.2, "rec4": 0.6, "4": 0.5, "full8": 1.0, "full16x8": 1.0}
+"""Bytes a weight that a step reads, about: of "rec8" and "rec4" the mean over matrices."""
 
 STATIC_BITS = ("full8", "full16x8")
 """What the stock converter makes of any lowering, calibrated on data: every operation in integers."""

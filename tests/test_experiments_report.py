@@ -83,7 +83,72 @@ def test_a_study_that_ended_early_says_why():
     summary, _ = study(24)
     assert "its time was up" in written({**summary, "ended": "timeout"})
     assert "not tried yet" in written({**summary, "ended": "exhausted"})
+    assert "what stop_when asks for" in written({**summary, "ended": "target"})
+    assert "hypervolume has settled" in written({**summary, "ended": "settled"})
+    assert "It was interrupted" in written({**summary, "ended": "interrupted"})
     assert "It ended" not in written({**summary, "ended": "trials"})
+
+
+def test_of_points_that_tie_one_is_shown_and_how_many_it_stands_for():
+    summary, _ = study(24)
+    first, second, third, *others = summary["front"]
+    tied = [first, {**second, "tie_of": first["trial"]}, {**third, "tie_of": first["trial"]}, *others]
+    lines = written({**summary, "front": tied, "batch_curve": None}).splitlines()
+    row = next(line for line in lines if line.lstrip().startswith(f"{first['trial']} "))
+    assert "+2 ties" in row
+    assert not any(line.lstrip().startswith(f"{second['trial']} ") for line in lines)
+    assert any(line.startswith("+ as many points") for line in lines)
+    assert "+ as many" not in written(summary)
+    out = io.StringIO()
+    report.write_point({**summary, "front": tied}, tied[1], Console(file=out, width=120))
+    assert f"\n{second['trial']:>5} " in out.getvalue()  # a point that was asked for is always shown
+
+
+def test_a_validation_figure_has_its_standard_error_where_that_is_known():
+    found = {"validation": 0.95, "stderr": 0.0123, "test": None, "test_stderr": None}
+    assert report.quality(found) == "0.950±0.012"
+    assert report.quality({**found, "stderr": None}) == "0.950"
+    assert report.quality({**found, "test": 0.94, "test_stderr": 0.02}) == "0.940±0.020"
+
+
+def check(name, verdict, text=""):
+    return {"check": name, "verdict": verdict, "text": text}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_health_is_a_few_lines_and_the_advice_follows(width):
+    summary, _ = study(24)
+    bad = [check("ends", "bad", f"3 of 4 front models have gene{n} at the upper end 64: widen it") for n in range(8)]
+    good = [check(f"predictable {name}", "good") for name in ("quality", "latency", "size")]
+    checks = [*good, check("bounds", "good"), *bad, check("settled", "unknown")]
+    advice = {"verdict": "worth going on", "text": "it is too early to tell"}
+    lines = written({**summary, "health": checks, "advice": advice}, width).splitlines()
+    block = [line.rstrip() for line in lines[lines.index("Health") + 1 :]]
+    assert block[0] == "bad      3 of 4 front models have gene0 at the upper end 64: widen it"
+    assert block[5:9] == [
+        "bad      3 more: see --json",
+        "good     predictable quality, latency, size; bounds",
+        "unknown  settled",
+        "Advice: worth going on, for it is too early to tell",
+    ]
+    assert "Health" not in written(summary)
+
+
+def test_what_was_spared_is_told_where_it_was():
+    summary, _ = study(24)
+    economy = {"models": 9, "stopped_models": 3, "epochs_spared": 1.7, "known_crashes": 2, "foretold": 0}
+    economy["latency_model"] = {"error": 0.083, "used": True, "outcomes": 1200, "constants": {}}
+    text = written({**summary, "economy": economy})
+    assert "Spared: 3 trainings stopped early (1.7 whole ones), 2 known to crash\n" in text
+    assert "Latency foretold from 1,200 candidates: 9 of 10 within 8%\n" in text
+    assert "Spared" not in written({**summary, "economy": {"stopped_models": 0, "latency_model": None}})
+
+
+def test_idle_time_is_told():
+    summary, _ = study(24)
+    assert "neither 9%; workers idle 12%\n" in written(
+        {**summary, "seconds": {**summary["seconds"], "idle_share": 0.12}}
+    )
 
 
 def test_how_fast_it_trained_is_one_line():

@@ -28,13 +28,13 @@ def latency_us(tmp_path: Path, made: Genotype) -> float:
 def test_it_answers_as_the_real_evaluator_does_and_says_that_it_invents(tmp_path: Path) -> None:
     heard: list[dict[str, Any]] = []
     forms = [BASELINE, genotype(bits="8")]
-    evaluate(to_json(bench(tmp_path)), [to_json(form) for form in forms], heard.append)
+    evaluate(to_json(bench(tmp_path)), [to_json(form) for form in forms], heard.append, lambda question: "")
     told = {event["form"]: from_json(Outcome, event["outcome"]) for event in heard if event["event"] == "outcome"}
     assert {form: outcome.genotype for form, outcome in told.items()} == dict(enumerate(forms))
     assert all(outcome.state == "complete" and NOTE in outcome.notes for outcome in told.values())
     stages = [event["stage"] for event in heard if event["event"] == "stage"]
     assert list(dict.fromkeys(stages)) == ["load", "train", "lower", "quantize", "quality", "measure"]
-    tested = final(to_json(bench(tmp_path)), [to_json(BASELINE)], [to_json(told[0])], heard.append)
+    tested = final(to_json(bench(tmp_path)), [to_json(BASELINE)], [to_json(told[0])], heard.append, lambda question: "")
     assert tested["quality"][0]["test"] < tested["quality"][0]["validation"]
 
 
@@ -73,8 +73,8 @@ def test_a_bound_refuses_before_training(tmp_path: Path) -> None:
 def test_a_fault_strikes_at_its_stage_alone(tmp_path: Path) -> None:
     heard: list[dict[str, Any]] = []
     faulty = to_json(bench(tmp_path, extra={"raise": "lower:keras"}))
-    evaluate(faulty, [to_json(BASELINE), to_json(genotype())], heard.append)
+    evaluate(faulty, [to_json(BASELINE), to_json(genotype())], heard.append, lambda question: "")
     states = {event["form"]: event["outcome"]["state"] for event in heard if event["event"] == "outcome"}
     assert states == {0: "failed", 1: "complete"}
     with pytest.raises(CandidateError, match="train: asked for"):
-        evaluate(to_json(bench(tmp_path, extra={"raise": "train:lstm"})), [to_json(BASELINE)], heard.append)
+        evaluate(to_json(bench(tmp_path, extra={"raise": "train:lstm"})), [to_json(BASELINE)], heard.append, lambda question: "")

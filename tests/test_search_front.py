@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.front import dominates, front, hypervolume, pick, tied
+from search.front import dominates, front, hypervolume, led, pick, tied
 from spaces.errors import InputError, NothingFeasible
 
 coordinate = st.integers(0, 6).map(float)
@@ -34,9 +34,25 @@ def test_the_front_is_what_no_other_dominates(points: list[tuple[float, ...]]) -
 
 
 def test_ties_are_within_noise_in_every_objective() -> None:
-    assert tied((0.1, 1.00), (0.1, 1.02), (0.0, 0.03))
-    assert not tied((0.1, 1.00), (0.1, 1.05), (0.0, 0.03))
-    assert not tied((0.1, 1.00), (0.11, 1.00), (0.0, 0.03))
+    assert tied((0.1, 5.00), (0.1, 5.02), (0.0, 0.03))
+    assert not tied((0.1, 5.00), (0.1, 5.05), (0.0, 0.03))
+    assert not tied((0.1, 5.00), (0.11, 5.00), (0.0, 0.03))
+
+
+def test_of_those_that_tie_the_first_stands_for_the_others() -> None:
+    """b ties with a and c, which do not tie with each other; d with c, which stands for itself."""
+    ties = {"a": ["b"], "b": ["a", "c"], "c": ["b", "d"], "d": ["c"], "e": []}
+    assert led("abcde", ties) == {"a": None, "b": "a", "c": None, "d": "c", "e": None}
+
+
+@given(st.lists(st.tuples(coordinate, coordinate), max_size=10))
+def test_whatever_has_a_leader_ties_with_it_and_leaders_do_not_tie(points: list[tuple[float, ...]]) -> None:
+    named = dict(enumerate(points))
+    ties = {i: [j for j in named if j != i and tied(named[i], named[j], (1, 1))] for i in named}
+    found = led(list(named), ties)
+    leaders = [key for key, leader in found.items() if leader is None]
+    assert all(leader in leaders and leader in ties[key] for key, leader in found.items() if leader is not None)
+    assert not any(one in ties[other] for one in leaders for other in leaders)
 
 
 def test_hypervolume_by_hand() -> None:

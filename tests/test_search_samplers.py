@@ -4,7 +4,11 @@ import importlib.util
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import create_trial
 
+from search import samplers
 from search.samplers import SAMPLERS, SeededSampler, named
 from spaces.errors import SpecError
 
@@ -43,6 +47,25 @@ def test_siblings_belong_to_the_genetic_population() -> None:
     trial.suggest_float("x", 0, 1)
     study.tell(trial, [0, 0])
     assert study.trials[0].system_attrs["NSGAIISampler:generation"] == 0
+
+
+def test_tpe_draws_as_if_only_the_newest_trials_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    monkeypatch.setattr(samplers, "SEEN", 20)
+    long, short = (optuna.create_study(directions=["minimize"] * 2) for _ in range(2))
+    line = FloatDistribution(0, 1)
+    for step in range(50):
+        x = step * 0.37 % 1
+        long.add_trial(create_trial(values=[x, (x - 0.8) ** 2 + step], params={"x": x}, distributions={"x": line}))
+    short.add_trials(long.trials[-19:])  # the twentieth is the one that is asked
+    asked = [study.ask() for study in (long, short)]
+    frozen = [study.trials[trial.number] for study, trial in zip((long, short), asked, strict=True)]
+    plain = [
+        TPESampler(seed=3).sample_independent(one, two, "x", line)
+        for one, two in zip((long, short), frozen, strict=True)
+    ]
+    drawn = named("tpe")(3).sample_independent(long, frozen[0], "x", line)
+    assert drawn == plain[1] != plain[0]
 
 
 def test_unknown_names_and_absent_packages_are_said() -> None:

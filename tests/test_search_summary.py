@@ -11,6 +11,7 @@ from rehearsed import BASELINE, plan
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
+from search.front import pick
 from search.history import History
 from search.summary import front_of, nearest_miss, reference_of, summarise
 from spaces.genotype import Architecture, Deployment, Genotype, Training
@@ -156,10 +157,75 @@ def test_what_is_over_a_bound_is_not_on_the_front(tmp_path: Path, four: dict[int
     assert nearest_miss(history) == "the nearest miss is trial 4: latency 9 ms is over the bound of 5"
 
 
-def test_ties_are_marked(tmp_path: Path, four: dict[int, Outcome]) -> None:
-    outcomes = {0: outcome(tmp_path, 16, 0.05, 1.00, 20), 1: outcome(tmp_path, 32, 0.05, 1.00, 20), 2: four[0]}
-    ties = {point["trial"]: point["ties"] for point in summarise(study(tmp_path, outcomes))["front"]}
-    assert ties == {0: [1], 1: [0], 2: []}
+def near(
+    home: Path, units: int, error: float, ms: float, size_kb: float, *, stderr: float = 0.01, wide: float = 0.0
+) -> Outcome:
+    """A candidate whose validation error has a standard error, and whose latency an interval of so wide a half."""
+    found = outcome(home, units, error, ms, 1)
+    assert found.quality
+    assert found.measurement
+    assert found.artifact
+    return replace(
+        found,
+        quality=replace(found.quality, stderr=stderr),
+        measurement=replace(found.measurement, ci_ms=(ms * (1 - wide), ms * (1 + wide))),
+        artifact=replace(found.artifact, size_bytes=int(size_kb * 1024)),
+    )
+
+
+def ties_of(home: Path, *outcomes: Outcome) -> list[tuple[list[int], int | None]]:
+    points = summarise(study(home, dict(enumerate(outcomes))))["front"]
+    return [(point["ties"], point["tie_of"]) for point in points]
+
+
+def test_points_that_noise_cannot_tell_apart_have_the_fastest_stand_for_them(tmp_path: Path) -> None:
+    """Two errors of 0.01 differ by 0.0141 within one standard error; 3 % of latency, 2 % of size."""
+    first = near(tmp_path, 16, 0.060, 1.00, 20.0)
+    assert ties_of(tmp_path, first, near(tmp_path, 32, 0.047, 1.02, 20.3)) == [([1], None), ([0], 0)]
+    apart: list[tuple[list[int], int | None]] = [([], None), ([], None)]
+    assert ties_of(tmp_path, first, near(tmp_path, 32, 0.045, 1.02, 20.3)) == apart
+    assert ties_of(tmp_path, first, near(tmp_path, 32, 0.047, 1.04, 20.3)) == apart
+    assert ties_of(tmp_path, first, near(tmp_path, 32, 0.047, 1.02, 20.6)) == apart
+    assert ties_of(tmp_path, first, near(tmp_path, 32, 0.047, 1.04, 20.3, wide=0.05)) == [([1], None), ([0], 0)]
+    unsure = near(tmp_path, 16, 0.060, 1.00, 20.0, stderr=0.0), near(tmp_path, 32, 0.059, 1.01, 20.0, stderr=0.0)
+    assert ties_of(tmp_path, *unsure) == apart
+
+
+def test_what_the_rules_of_pick_take_is_never_hidden(tmp_path: Path) -> None:
+    """1 ties with 0, which is faster, and is the knee: between 0 and 2 it is nearer to the best of both."""
+    outcomes = [near(tmp_path, 16, 0.060, 1.00, 20.0), near(tmp_path, 32, 0.047, 1.01, 20.0)]
+    outcomes += [near(tmp_path, 48, 0.040, 1.50, 20.0, stderr=0.0)]
+    points = summarise(study(tmp_path, dict(enumerate(outcomes))))["front"]
+    assert [(point["trial"], point["tie_of"]) for point in points] == [(0, 1), (1, None), (2, None)]
+    assert pick(points, "knee")["trial"] == 1
+
+
+def test_every_objective_has_an_interval(tmp_path: Path) -> None:
+    found = near(tmp_path, 16, 0.10, 8.0, 10, wide=0.05)
+    made = replace(found, genotype=replace(found.genotype, deployment=Deployment("loop", 4, "32", 8)))
+    assert made.measurement
+    made = replace(made, measurement=replace(made.measurement, batch=8))
+    point = summarise(study(tmp_path, {0: made}))["front"][0]
+    assert point["quality"]["stderr"] == 0.01
+    assert point["intervals"]["quality"] == pytest.approx([0.0804, 0.1196])
+    assert point["intervals"]["latency"] == pytest.approx([0.95, 1.05])  # a sequence
+    assert point["intervals"]["size"] == [10, 10]
+    quality = found.quality
+    assert quality
+    tested = replace(made, quality=replace(quality, test=0.88, test_stderr=0.02))
+    point = summarise(study(tmp_path, {0: made}, finals={0: tested}))["front"][0]
+    assert point["intervals"]["quality"] == pytest.approx([0.0808, 0.1592])
+    unknown = replace(made, quality=replace(quality, stderr=None))
+    assert summarise(study(tmp_path, {0: unknown}))["front"][0]["intervals"]["quality"] is None
+
+
+def test_what_was_stopped_is_no_point_however_good_it_looked(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    stopped = Outcome(four[0].genotype, "stopped", untrained_ms=0.01, stage="train", reason="behind", learned=(0.01,))
+    found = summarise(study(tmp_path, {**four, 5: stopped}))
+    assert found["counts"]["stopped"] == 1
+    assert [point["trial"] for point in found["front"]] == [0, 1]
+    assert summarise(study(tmp_path, {0: stopped}, baseline=False))["front"] == []
+    assert nearest_miss(study(tmp_path, {0: stopped})) == "no candidate was finished"
 
 
 def test_where_the_time_went(tmp_path: Path, four: dict[int, Outcome]) -> None:
@@ -168,6 +234,8 @@ def test_where_the_time_went(tmp_path: Path, four: dict[int, Outcome]) -> None:
     assert found["stages"] == {"train": 8.0, "lower": 2.0, "measure": 4.0}
     assert (found["training"], found["measuring"]) == (12.0, 6.0)
     assert (found["other"], found["other_share"]) == (2.0, pytest.approx(0.1))
+    assert found["idle_share"] == 0
+    assert summarise(replace(study(tmp_path, four), workers_s=40.0, idle_s=6.0))["seconds"]["idle_share"] == 0.15
 
 
 def test_how_fast_it_trained(tmp_path: Path, four: dict[int, Outcome]) -> None:

@@ -75,13 +75,8 @@ def _known(old: Sequence[Array], new: Sequence[Array], signature: Signature) -> 
     pairs = {
         (was.shape, was.tobytes(), becomes.tobytes()): (was, becomes) for was, becomes in zip(old, new, strict=True)
     }
-    preparation = (
-        signature.mean,
-        signature.std,
-        signature.target_mean,
-        signature.target_std,
-        PADDING,
-    )  # as "keras" has
+    # "keras" has these in forms of its own
+    preparation = (signature.mean, signature.std, signature.target_mean, signature.target_std, PADDING)
     same = [np.array(each, np.float32) for each in preparation]
     same += [was for was, becomes in pairs.values() if was.tobytes() == becomes.tobytes()]
     known: dict[bytes, Array] = {}
