@@ -34,7 +34,7 @@ def test_it_answers_as_the_real_evaluator_does_and_says_that_it_invents(tmp_path
     assert all(outcome.state == "complete" and NOTE in outcome.notes for outcome in told.values())
     stages = [event["stage"] for event in heard if event["event"] == "stage"]
     assert list(dict.fromkeys(stages)) == ["load", "train", "lower", "quantize", "quality", "measure"]
-    tested = final(to_json(bench(tmp_path)), [to_json(BASELINE)], [to_json(told[0])], heard.append, lambda question: "")
+    tested = final(to_json(bench(tmp_path)), [to_json(BASELINE)], [to_json(told[0])], heard.append)
     assert tested["quality"][0]["test"] < tested["quality"][0]["validation"]
 
 
@@ -77,4 +77,5 @@ def test_a_fault_strikes_at_its_stage_alone(tmp_path: Path) -> None:
     states = {event["form"]: event["outcome"]["state"] for event in heard if event["event"] == "outcome"}
     assert states == {0: "failed", 1: "complete"}
     with pytest.raises(CandidateError, match="train: asked for"):
-        evaluate(to_json(bench(tmp_path, extra={"raise": "train:lstm"})), [to_json(BASELINE)], heard.append, lambda question: "")
+        faulty = to_json(bench(tmp_path, extra={"raise": "train:lstm"}))
+        evaluate(faulty, [to_json(BASELINE)], heard.append, lambda question: "")
