@@ -76,6 +76,6 @@ def test_a_fault_strikes_at_its_stage_alone(tmp_path: Path) -> None:
     evaluate(faulty, [to_json(BASELINE), to_json(genotype())], heard.append, lambda question: "")
     states = {event["form"]: event["outcome"]["state"] for event in heard if event["event"] == "outcome"}
     assert states == {0: "failed", 1: "complete"}
+    faulty = to_json(bench(tmp_path, extra={"raise": "train:lstm"}))
     with pytest.raises(CandidateError, match="train: asked for"):
-        faulty = to_json(bench(tmp_path, extra={"raise": "train:lstm"}))
         evaluate(faulty, [to_json(BASELINE)], heard.append, lambda question: "")

@@ -46,9 +46,10 @@ from search.history import read
 KEPT = Path(__file__).with_suffix(".json")
 RIVALS = ("optuna-nsga2", "optuna-tpe", "kerastuner", "moasha")
 TASKS = ("digits", "adding")
-LIMITS = {"digits": (0.1, 0.09, 85.0), "adding": (0.1, 0.15, 64.0)}
-"""The reference point: a validation error (1 - accuracy, rmse) that few would still take, and what the baseline as it is
-exported today takes, or about that: latency in ms, size in KiB."""
+LIMITS = {"digits": (0.1, 0.09, 85.0), "adding": (0.2, 0.15, 64.0)}
+"""The reference point: a validation error (1 - accuracy, rmse) that few would still take, and about what the baseline
+takes as it is exported today: latency in ms, size in KiB.
+"""
 
 SPAN = 100.0
 SITTING = 8  # models
