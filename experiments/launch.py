@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -34,6 +35,7 @@ LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
 """The stages that `search.stage_timeout` limits; training has the whole of a trial's time."""
 
 WINDING_DOWN = "finishing what is at work, then the front is measured once more; Ctrl-C again stops at once"
+SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs: the workers wait for who sums it up
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow
 
 
@@ -129,12 +131,16 @@ def _work(study: Study, limits: Limits, outbox: Outbox | None) -> str:
     told = tuple(study.outcomes.values())
     with Progress(trials=limits.trials, timeout_s=limits.timeout_s, before=told) as progress:
 
+        shown = time.monotonic()
+
         def hear(event: dict[str, Any]) -> None:
+            nonlocal shown
             progress(event)
             if outbox and event["event"] == "told" and shows(event["trial"]):
                 outbox.put(event["trial"], from_json(Outcome, event["outcome"]))
-            elif outbox and event["event"] == "group":
+            elif outbox and event["event"] == "group" and time.monotonic() - shown > SHOWN_EVERY_S:
                 outbox.show(summarise(study))
+                shown = time.monotonic()
 
         with _endable(lambda: progress.say(WINDING_DOWN)) as wind_down:
             return drive(study, limits, hear, wind_down)

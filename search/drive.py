@@ -129,7 +129,6 @@ class _Lane:
     def __init__(self, child: Child, news: queue.SimpleQueue[tuple[_Lane, str, Any]]) -> None:
         self.child = child
         self.works: deque[_Work] = deque()  # what it is at, and what it goes on with
-        self.paused = False
         self.abandon = threading.Event()
         self._news = news
         self._answers: queue.SimpleQueue[tuple[Any] | None] = queue.SimpleQueue()
