@@ -159,6 +159,13 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        # The search
+        ("[training]\nrungs = [0.5, 0.2]\n" + TWO, r"training\.rungs: got \[0\.5, 0\.2\]; give rising shares"),
+        ("[search]\nwithout = ['loook']\n" + TWO, r"search\.without: got 'loook'; did you mean 'look'"),
+        ("[study]\nstop_when = 'settld'\n" + TWO, r"study\.stop_when: got 'settld'; give bounds as in"),
+        ("[study]\nstop_when = 'drop<=0.1'\n" + TWO, r"study\.stop_when: .*against the baseline; give \[baseline\]"),
+        ("[search]\nwarm_start = ['no.toml']\n" + TWO, r"search\.warm_start: .*no\.toml cannot be used"),
+        ("[search]\nconfirm_seeds = 0\n" + TWO, r"search\.confirm_seeds: got 0; it must lie from 1"),
         # Names and types
         ("[study]\ntrails = 5\n" + TWO, r"study\.trails: there is no such key; did you mean 'trials'\?"),
         ("[studdy]\n" + TWO, r"studdy: there is no such key; did you mean 'study'\?"),

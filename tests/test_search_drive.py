@@ -233,3 +233,40 @@ def _children(pid: int | None) -> list[psutil.Process]:
         return psutil.Process(pid).children()
     except psutil.NoSuchProcess:
         return []
+
+
+QUIET = """
+import os, pathlib, time
+from objectives.rehearsal import evaluate as well, final, prepare
+
+def evaluate(bench, genotypes, emit, ask):
+    with open(pathlib.Path(bench["home"], "first"), "a+") as first:
+        first.write(f"{os.getpid()} ")
+        first.flush()
+        first.seek(0)
+        loud = first.read().split()[0] != str(os.getpid())
+    emit({"event": "stage", "stage": "train" if loud else "measure", "form": None, "detail": "", "quiet": not loud})
+    with open(pathlib.Path(bench["home"], "beats"), "a") as beats:
+        for _ in range(60):
+            time.sleep(0.01)
+            print("loud" if loud else "quiet", time.monotonic(), file=beats, flush=True)
+    well(bench, genotypes, emit, ask)
+"""
+
+
+def test_the_others_stand_still_while_one_measures_what_they_would_disturb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quietly.py").write_text(QUIET)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    space = Space(cell=("lstm",), units=(16, 32, 16), bits=("32",), lowering=("loop",), steps=(1,))
+    made = replace(plan(tmp_path, baseline=None, space=space), evaluator="quietly", warm_start=())
+    with Study.start(tmp_path, "s", made) as study:
+        drive(study, Limits(trials=6, workers=2))
+    beats = [line.split() for line in (tmp_path / "beats").read_text().splitlines()]
+    at = {kind: [float(when) for who, when in beats if who == kind] for kind in ("loud", "quiet")}
+    assert at["loud"]
+    assert at["quiet"]
+    during = [when for when in at["loud"] if any(abs(when - other) < 0.008 for other in at["quiet"])]
+    assert len(during) <= 0.3 * len(at["loud"])  # signals take a moment
+    assert len(history.read(tmp_path, "s").outcomes) == 6

@@ -13,6 +13,7 @@ from search import history
 from search.crashes import Crashes
 from search.drive import Limits, drive
 from search.study import Study
+from search.summary import summarise
 from search.warm import KNOWN, known, points, table
 from search.worth import Trainings, near_the_front
 from spaces.catalog import CELLS
@@ -148,3 +149,22 @@ def test_a_wrong_table_says_where(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text('[[point]]\narchitecture = { cell = "gru" }\n')
     with pytest.raises(SpecError, match=r"bad.toml cannot be used: .*units.*a table has \[\[point\]\] entries"):
         table(tmp_path / "bad.toml")
+
+
+def test_members_of_the_front_are_trained_again_from_other_seeds(tmp_path: Path) -> None:
+    made = replace(plan(tmp_path), confirm_seeds=3)
+    for _ in range(2):  # another run of the same wants nothing more
+        heard: list[dict[str, Any]] = []
+        with Study.start(tmp_path, "s", made) as study:
+            drive(study, Limits(trials=12), heard.append)
+            summary = summarise(study)
+    assert not [event for event in heard if str(event.get("trial")).startswith("seed-")]
+    again = history.read(tmp_path, "s").seeds
+    assert {name.split("-")[1] for name in again} == {"1", "2"}
+    for point in summary["front"]:
+        if f"seed-1-{point['trial']}" in again:
+            figures = point["seeds"]["validation"]
+            assert len(figures) == len(set(figures)) == 3
+            assert figures[0] == point["quality"]["validation"]
+            assert point["seeds"]["std"] > 0
+    assert any(point["seeds"] for point in summary["front"])
