@@ -261,7 +261,7 @@ def economy_lines(summary: Mapping[str, Any]) -> list[str]:
     spared = summary.get("economy") or {}
     whole = f" ({spared['epochs_spared']:.1f} whole ones)" if spared.get("epochs_spared") else ""
     kinds = {
-        "stopped_models": f"trainings stopped early{whole}",
+        "stopped_models": f"training{'s' * (spared.get('stopped_models') != 1)} stopped early{whole}",
         "foretold": "foretold over a bound",
         "duplicates": "tried before",
         "known_crashes": "known to crash",

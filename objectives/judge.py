@@ -51,6 +51,11 @@ def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def warm() -> None:
+    """Import what the first candidate would wait for."""
+    import objectives.evaluate  # noqa: F401
+
+
 def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit, ask: Ask) -> None:
     """Make and judge one group of candidates; outcomes come as events (`objectives.evaluate`)."""
     from objectives.evaluate import evaluate as take_through_the_stations

@@ -88,6 +88,10 @@ def prepare(bench: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def warm() -> None:
+    """Nothing: there is nothing to wait for."""
+
+
 def _explored(root: str, place: str) -> dict[str, Any]:
     """The genes of a hypermodel, for which its models must be built: with TensorFlow, for once."""
     from spaces.hypermodel import build, found, genes_of

@@ -130,6 +130,7 @@ class _Lane:
         self.child = child
         self.works: deque[_Work] = deque()  # what it is at, and what it goes on with
         self.abandon = threading.Event()
+        self.warming = False  # getting its imports done, which nobody waits for
         self._news = news
         self._answers: queue.SimpleQueue[tuple[Any] | None] = queue.SimpleQueue()
         self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits] | None] = queue.SimpleQueue()
@@ -150,6 +151,11 @@ class _Lane:
             if len(self.works) > 1 and self._calls.get_nowait():
                 return self.works.pop()
         return None
+
+    def warmed(self, kind: str) -> bool:
+        """Whether news of this kind only say that it has its imports done, or not; the next call tells."""
+        was, self.warming = self.warming, self.warming and kind == "event"
+        return was
 
     def answer(self, answer: Any) -> None:
         self._answers.put((answer,))
@@ -212,6 +218,9 @@ class _Driver:
 
     def prepare(self) -> None:
         """Have the data read and checked, before anything is trained; a worker that dies of it is replaced once."""
+        for lane in self._lanes[1:]:
+            lane.warming = True
+            lane.submit(f"{self._study.plan.evaluator}:warm", {}, Limits(group_timeout_s=None))
         what = self._prepared(tries=2)
         self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
         self._study.keep_prepared(what)
@@ -221,7 +230,8 @@ class _Driver:
         self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", bench, Limits(group_timeout_s=None))
         kind = "event"
         while kind == "event":
-            _, kind, what = self._news.get()
+            lane, kind, what = self._news.get()
+            kind = "event" if lane.warmed(kind) else kind
         if kind == "done":
             found: dict[str, Any] = what
             return found
@@ -368,6 +378,8 @@ class _Driver:
             return
         finally:
             self._tick()
+        if lane.warmed(kind):
+            return
         work = lane.work
         assert work, "a lane speaks only of its work"
         if kind == "event":

@@ -42,7 +42,7 @@ class Plan:
     """What a study looks for, and under which conditions; one that goes on must have the plan it was started with.
 
     `objectives` are two or more names of `objectives.objective.OBJECTIVES`. `evaluator` is the module with the
-    functions `prepare`, `evaluate` and `final`: "objectives.judge", or "objectives.rehearsal" for invented figures.
+    functions `prepare`, `warm`, `evaluate` and `final`: "objectives.judge", or "objectives.rehearsal", which invents.
     """
 
     bench: Bench
