@@ -130,7 +130,6 @@ def _work(study: Study, limits: Limits, outbox: Outbox | None) -> str:
     """Drive the study and judge its front, with everybody told who wants to know; gives why it ended."""
     told = tuple(study.outcomes.values())
     with Progress(trials=limits.trials, timeout_s=limits.timeout_s, before=told) as progress:
-
         shown = time.monotonic()
 
         def hear(event: dict[str, Any]) -> None:

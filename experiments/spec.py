@@ -127,7 +127,7 @@ class SearchSpec:
     `confirm_seeds` says how often the members of the front are trained in all.
     """
 
-    sampler: str = "tpe"
+    sampler: str = "auto"
     warm_start: tuple[str, ...] = ("known",)
     trial_timeout_s: float = 1800.0
     stage_timeout_s: float = 600.0

@@ -121,7 +121,7 @@ def predictability(genotypes: Sequence[Genotype], figures: Floats) -> list[float
     another; the forms of a model are one draw and count by their mean. Positive figures by their logarithm. What does
     not follow from the genotype comes out at 0 or below: without a model, the mean of the others leans away from it.
     """
-    x, y = _columns(genotypes), figures.astype(np.float64)
+    x, y = columns(genotypes), figures.astype(np.float64)
     positive = y.min(axis=0) > 0
     y[:, positive] = np.log(y[:, positive])
     places: dict[Any, list[int]] = {}
@@ -150,12 +150,12 @@ def _ranks(values: Floats) -> Floats:
     return ranks
 
 
-def _columns(genotypes: Sequence[Genotype]) -> Floats:
-    """[candidates, columns]: a constant; numbers, standardised, positive ones by logarithm, and their squares; one
-    column for each value of the other genes. What does not vary is left out.
+def columns(genotypes: Sequence[Genotype], *, squares: bool = True) -> Floats:
+    """[candidates, columns]: a constant; numbers, standardised, positive ones by logarithm, and their squares if asked
+    for; one column for each value of the other genes. What does not vary is left out.
     """
     rows = [_genes(genotype) for genotype in genotypes]
-    columns = [np.ones(len(rows))]
+    found = [np.ones(len(rows))]
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
         kinds = list(dict.fromkeys(values))
@@ -165,10 +165,10 @@ def _columns(genotypes: Sequence[Genotype]) -> Floats:
             column = np.array(values, dtype=np.float64)
             column = np.log(column) if column.min() > 0 else column
             column = (column - column.mean()) / column.std()
-            columns += [column, column**2]
+            found += [column, column**2] if squares else [column]
         else:
-            columns += [np.array([float(value == kind) for value in values]) for kind in kinds]
-    return np.stack(columns, axis=1)
+            found += [np.array([float(value == kind) for value in values]) for kind in kinds]
+    return np.stack(found, axis=1)
 
 
 def _genes(genotype: Genotype) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Plan:
     space: Space
     objectives: tuple[str, ...]
     baseline: Genotype | None = None
-    sampler: str = "tpe"
+    sampler: str = "auto"
     evaluator: str = "objectives.judge"
     tracking: str = ""  # MLflow's URI; "" is the home's own store
     warm_start: tuple[str, ...] = ("known",)  # where it begins (`search.warm`)

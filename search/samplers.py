@@ -52,7 +52,11 @@ class _Recent:
         return self._whole._get_trials(*args, **options)[-SEEN:]
 
 
+AUTO = "auto"
+"""The default: in turn by lot, TPE and a model of what was found (`search.surrogate`)."""
+
 SAMPLERS: dict[str, Make] = {
+    AUTO: lambda seed: RecentTPESampler(seed=seed),
     "tpe": lambda seed: RecentTPESampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=POPULATION),
     "gp": _gp,
@@ -68,7 +72,7 @@ def named(name: str) -> Make:
     if name == "gp" and importlib.util.find_spec("torch") is None:
         raise SpecError(
             'search.sampler: "gp" needs the package torch, which is not installed; '
-            'run `pip install torch`, or take "tpe", "nsga2" or "random"'
+            'run `pip install torch`, or take "auto", "tpe", "nsga2" or "random"'
         )
     if name in SAMPLERS:
         return SAMPLERS[name]

@@ -27,12 +27,13 @@ from search.front import over_bound, violations
 from search.history import BESIDE, NO_CLOCK, History, Plan, assembled, database, known_bench, known_space
 from search.lock import alone, connection, locked
 from search.prior import FORETOLD, Prior, fitted
-from search.samplers import SeededSampler, named
+from search.samplers import AUTO, SeededSampler, named
+from search.surrogate import proposed
 from search.warm import points
 from search.worth import Trainings
 from spaces.errors import SpecError, StudyError
 from spaces.genotype import Deployment, Genotype
-from spaces.record import from_json, to_json
+from spaces.record import digest, from_json, to_json
 from spaces.signature import Signature
 from spaces.space import Space
 
@@ -235,7 +236,17 @@ class Study:
                 return self._optuna.ask()
         if self._gathering:
             self._optuna.enqueue_trial({"distillation": 0.0})
+        elif promising := self._promising():
+            self._optuna.enqueue_trial(self._space.parameters(promising, self._signature, **self._teaching))
         return self._optuna.ask()
+
+    def _promising(self) -> Genotype | None:
+        """Half of the time what a model of the outcomes proposes (`search.surrogate`), if the plan leaves it to us."""
+        luck = int(digest(self.plan.bench.seed, len(self._optuna.get_trials(deepcopy=False)))[:8], 16)
+        if self.plan.sampler != AUTO or luck % 2:
+            return None
+        found, under_way = self._outcomes, self._asked.values()
+        return proposed(found, under_way, self._space, self._signature, self.plan.objectives, luck, self._teaching)
 
     def _beginning(self) -> list[Genotype]:
         """The points that the search begins with, settled with its first proposal."""

@@ -1,0 +1,1 @@
+"""Other searches of the same space (`python -m experiments.claims.rivals`)."""

@@ -1,0 +1,188 @@
+"""Proposals by a model of what was found: the candidate that is expected to add most to the front.
+
+Two Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1), one of trained models' errors, one
+of latencies and sizes of their forms, which hardly vary by luck. Of a pool of random points and of neighbours of the
+front that one is proposed whose forms, its error taken at the hopeful end of what is foretold, would dominate most of
+what the front does not (expected improvement of hypervolume, by counting points of the box; after Emmerich 2006).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Outcome
+from search.front import front
+from search.health import columns
+from spaces.genotype import Genotype
+from spaces.signature import Signature
+from spaces.space import Space
+
+FEWEST = 8  # trained models that it learns from
+MOST = 200  # of models and of forms: the newest, and those on the front
+POOL = 60
+NEIGHBOURS = 0.6  # the share of them that are like a member of the front,
+KEPT = 0.75  # but for one gene in four
+HOPE = 0.5  # standard deviations below the mean
+POINTS = 1000  # of the box
+SCALES = (0.5, 1.0, 2.0, 4.0)
+NOISES = (1e-3, 1e-2, 1e-1)
+
+Floats = NDArray[np.float64]
+
+
+def proposed(
+    outcomes: Mapping[int, Outcome],
+    under_way: Iterable[Genotype],
+    space: Space,
+    signature: Signature,
+    objectives: Sequence[str],
+    seed: int,
+    teaching: Mapping[str, Any],
+) -> Genotype | None:
+    """The candidate that promises most, of a model that was not tried yet; None where too little is known.
+
+    `under_way` are those that nothing is known of yet. The same history and seed give the same one.
+    """
+    told = [outcome for outcome in outcomes.values() if _error(outcome) is not None and _costs(outcome, objectives)]
+    done = [outcome for outcome in told if outcome.state == "complete"]
+    models = list({_model(outcome.genotype): outcome for outcome in told}.values())
+    if len(models) < FEWEST or not done:
+        return None
+    luck = random.Random(seed)
+    tried = {_model(one) for one in (*under_way, *(outcome.genotype for outcome in outcomes.values()))}
+    best = [done[place] for place in front({i: _costs(each, objectives) for i, each in enumerate(done)})]
+    likes = [space.parameters(each.genotype, signature, **teaching) for each in best if _within(each, space, signature)]
+    pool: dict[Any, list[Genotype]] = {}
+    for _ in range(POOL):
+        like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
+        drawn = space.sample(_Drawn(like, luck), signature, **teaching)
+        if _model(drawn) not in tried:
+            served = space.deployments(drawn.architecture, signature, drawn.training.qat)
+            pool[_model(drawn)] = [replace(drawn, deployment=form) for form in served]
+    if not pool:
+        return None
+    candidates = [form for forms in pool.values() for form in forms]
+    foretold = _foretold(models[-MOST:], [*best, *done[-MOST:]], candidates, objectives)
+    gains = _gains(np.array([_costs(each, objectives) for each in best]), foretold, done, objectives)
+    owner = np.repeat(np.arange(len(pool)), [len(forms) for forms in pool.values()])
+    counts = np.array([gains[owner == place].any(axis=0).sum() for place in range(len(pool))])
+    chosen = int(counts.argmax())
+    forms = np.flatnonzero(owner == chosen)
+    return candidates[int(forms[gains[forms].sum(axis=1).argmax()])]
+
+
+def _foretold(
+    models: Sequence[Outcome], done: Sequence[Outcome], candidates: Sequence[Genotype], objectives: Sequence[str]
+) -> Floats:
+    """The costs of candidates [candidates, objectives] as they are foretold, errors at their hopeful end."""
+    taught = [outcome.genotype for outcome in models]
+    blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
+    x = columns(blank, squares=False)
+    mean, deviation = _regressed(x[: len(taught)], np.log(_floored([_error(one) for one in models])), x[len(taught) :])
+    errors = np.exp(mean - HOPE * deviation)
+    costs = np.array([_costs(outcome, objectives) for outcome in done])
+    x = columns([*(outcome.genotype for outcome in done), *candidates], squares=False)
+    found = np.empty((len(candidates), len(objectives)))
+    for place, name in enumerate(objectives):
+        if name == "quality":
+            found[:, place] = errors
+        else:
+            found[:, place] = np.exp(_regressed(x[: len(done)], np.log(costs[:, place]), x[len(done) :])[0])
+    return found
+
+
+def _gains(best: Floats, foretold: Floats, done: Sequence[Outcome], objectives: Sequence[str]) -> NDArray[np.bool_]:
+    """Which points of the box between the best and the worst costs each candidate would be the first to dominate."""
+    every = np.log(_floored([_costs(outcome, objectives) for outcome in done]))
+    low, high = np.minimum(every.min(axis=0), np.log(_floored(foretold)).min(axis=0)), every.max(axis=0)
+    points = np.random.default_rng(0).uniform(low, np.maximum(high, low + 1e-9), (POINTS, len(objectives)))
+    taken = (np.log(_floored(best))[:, None, :] <= points).all(axis=2).any(axis=0)
+    return np.asarray((np.log(_floored(foretold))[:, None, :] <= points[~taken]).all(axis=2), dtype=np.bool_)
+
+
+def _regressed(x: Floats, y: Floats, asked: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation at `asked` of a Gaussian process through (x, y), scale and noise by likelihood."""
+    centre, spread = y.mean(), y.std() or 1.0
+    z = (y - centre) / spread
+    near, far = _distances(x, x), _distances(asked, x)
+    best: tuple[float, Any] | None = None
+    for scale in SCALES:
+        kernel = np.exp(-near / (2 * scale**2))
+        for noise in NOISES:
+            lower = np.linalg.cholesky(kernel + noise * np.eye(len(x)))
+            weights = np.linalg.solve(lower.T, np.linalg.solve(lower, z))
+            likelihood = float(-0.5 * z @ weights - np.log(np.diag(lower)).sum())
+            if best is None or likelihood > best[0]:
+                best = (likelihood, (scale, lower, weights))
+    assert best, "there are scales"
+    scale, lower, weights = best[1]
+    cross = np.exp(-far / (2 * scale**2))
+    inner = np.linalg.solve(lower, cross.T)
+    deviation = np.sqrt(np.maximum(1.0 - (inner**2).sum(axis=0), 1e-9))
+    return centre + spread * (cross @ weights), spread * deviation
+
+
+def _distances(a: Floats, b: Floats) -> Floats:
+    found: Floats = np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T, 0.0)
+    return found
+
+
+def _floored(values: Any) -> Floats:
+    """Above 0: an error may be none."""
+    return np.maximum(np.asarray(values, dtype=np.float64), 1e-3 * np.max(np.asarray(values, dtype=np.float64), axis=0))
+
+
+def _error(outcome: Outcome) -> float | None:
+    """What it learned, or had learned where it was stopped."""
+    if outcome.quality:
+        return outcome.quality.error
+    return outcome.learned[-1] if outcome.learned else None
+
+
+def _costs(outcome: Outcome, objectives: Sequence[str]) -> list[float]:
+    """By objective, with what it had learned for an error; [] where something is not known."""
+    costs = [_error(outcome) if name == "quality" else OBJECTIVES[name].read(outcome) for name in objectives]
+    found = [cost for cost in costs if cost is not None]
+    return found if len(found) == len(costs) else []
+
+
+def _model(genotype: Genotype) -> tuple[Any, Any]:
+    return genotype.architecture, genotype.training
+
+
+def _within(outcome: Outcome, space: Space, signature: Signature) -> bool:
+    served = space.deployments(outcome.genotype.architecture, signature, outcome.genotype.training.qat)
+    return outcome.genotype.deployment in served
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A trial that answers by chance, or as another did, now and then."""
+
+    like: Mapping[str, Any]
+    luck: random.Random
+
+    def _same(self, name: str) -> bool:
+        return name in self.like and self.luck.random() < KEPT
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        same = self._same(name) and self.like[name] in choices
+        return self.like[name] if same else self.luck.choice(list(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        if self._same(name):
+            return int(self.like[name])
+        return low + step * self.luck.randint(0, (high - low) // step)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        if self._same(name):
+            return float(self.like[name])
+        share = self.luck.random()
+        return low * (high / low) ** share if log else low + (high - low) * share

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rehearsed import bench, plan
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
+
+from objectives.outcome import Outcome
+from objectives.rehearsal import invented
+from search import surrogate
+from search.drive import Limits, drive
+from search.study import Study
+from search.surrogate import _regressed, proposed
+from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.signature import Signature
+from spaces.space import Space
+
+NAMES = ("quality", "latency", "size")
+SIGNATURE = Signature("classification", 64, 1, 10)
+SPACE = Space(cell=("lstm", "gru", "mingru"), units=(16, 128, 16), frame_stack=(1, 2, 4), lowering=("loop", "scan"))
+
+
+def told(at: Path, count: int) -> dict[int, Outcome]:
+    cells, widths = SPACE.cell, range(16, 144, 16)
+    built = [Architecture(cell, units, frame_stack=frames) for units in widths for cell in cells for frames in (1, 2)]
+    trained = [Genotype(one, Training(3e-3), Deployment("loop", 4, "8")) for one in built]
+    return {number: invented(bench(at), one) for number, one in enumerate(trained[:count])}
+
+
+def test_it_regresses_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surrogate, "SCALES", (0.7,))
+    monkeypatch.setattr(surrogate, "NOISES", (0.02,))
+    luck = np.random.default_rng(0)
+    x, asked = luck.normal(size=(25, 3)), luck.normal(size=(9, 3))
+    y = np.sin(x[:, 0]) + x[:, 1]
+    theirs = GaussianProcessRegressor(RBF(0.7), alpha=0.02, optimizer=None, normalize_y=True).fit(x, y)
+    mean, deviation = theirs.predict(asked, return_std=True)
+    found = _regressed(x, y, asked)
+    np.testing.assert_allclose(found[0], mean, atol=1e-8)
+    np.testing.assert_allclose(found[1], deviation, atol=1e-8)
+
+
+def test_what_it_proposes_is_new_the_same_again_and_promises_something(tmp_path: Path) -> None:
+    outcomes = told(tmp_path, 20)
+    one = proposed(outcomes, [], SPACE, SIGNATURE, NAMES, 5, {})
+    assert one
+    assert one == proposed(outcomes, [], SPACE, SIGNATURE, NAMES, 5, {})
+    assert one.architecture.frame_stack == 4  # nobody tried it, and it takes half the time
+    assert (one.architecture, one.training) not in {
+        (o.genotype.architecture, o.genotype.training) for o in outcomes.values()
+    }
+    other = proposed(outcomes, [one], SPACE, SIGNATURE, NAMES, 5, {})
+    assert other
+    assert (other.architecture, other.training) != (one.architecture, one.training)
+    assert proposed(told(tmp_path, 5), [], SPACE, SIGNATURE, NAMES, 5, {}) is None
+
+
+def test_a_study_takes_its_proposals_in_turn(tmp_path: Path) -> None:
+    with Study.start(tmp_path, "s", plan(tmp_path, space=SPACE, sampler="auto")) as study:
+        drive(study, Limits(trials=120))
+        assert len(study.outcomes) == 120
+        assert sum("lead" not in trial.user_attrs for trial in study._optuna.get_trials(deepcopy=False)) > 12
