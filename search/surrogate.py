@@ -136,7 +136,9 @@ def _distances(a: Floats, b: Floats) -> Floats:
 
 def _floored(values: Any) -> Floats:
     """Above 0: an error may be none."""
-    return np.maximum(np.asarray(values, dtype=np.float64), 1e-3 * np.max(np.asarray(values, dtype=np.float64), axis=0))
+    given = np.asarray(values, dtype=np.float64)
+    floored: Floats = np.maximum(given, 1e-3 * given.max(axis=0))
+    return floored
 
 
 def _error(outcome: Outcome) -> float | None:
