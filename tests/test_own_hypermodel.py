@@ -177,7 +177,7 @@ def test_a_keras_2_model_without_an_optimizer_is_trained_by_brisk(study: Path) -
     point = space.sample(Highest(), signature)
     events: list[dict[str, Any]] = []
     forms = [replace(point, deployment=Deployment(lowering)) for lowering in ("loop", "keras")]
-    judge.evaluate(to_json(bench), [to_json(form) for form in forms], events.append)
+    judge.evaluate(to_json(bench), [to_json(form) for form in forms], events.append, lambda question: "")
     outcomes = [from_json(Outcome, event["outcome"]) for event in events if event["event"] == "outcome"]
     assert dict(point.architecture.values) == {"deep": 2, "units_0": 4, "units_1": 4}
     assert point.training.learning_rate == 1e-2
