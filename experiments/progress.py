@@ -107,8 +107,8 @@ class Progress:
                 figures = [f"{key} {event[key]:.3f}" for key in ("loss", "metric") if isinstance(event.get(key), float)]
                 working.detail = " ".join([f"epoch {event.get('epoch')}/{event.get('of')}", *figures])
             elif event.get("event") == "rung":
-                verdict = "goes on" if event.get("goes_on") else "stops"
-                working.detail = f"epoch {event.get('epoch')}/{event.get('of')} error {event.get('error'):.3f}, {verdict}"
+                then = "goes on" if event.get("goes_on") else "stops"
+                working.detail = f"epoch {event.get('epoch')}/{event.get('of')} error {event.get('error'):.3f}, {then}"
 
     def told(self, trial: int | str, outcome: Outcome) -> None:
         """A candidate is done; baseline and rewrites are none of the budget's trials."""
