@@ -112,7 +112,8 @@ def _lower_untrained(group: Group, form: int) -> None:
 def _goes_on(group: Group, rung: int, epoch: int, error: float) -> str:
     """Ask whether what is trained is still worth it, by what is known of its forms."""
     quality = Quality(TASKS[group.data.signature.kind].metric, math.nan, error)
-    forms = [costs(replace(group.outcome(form), quality=quality)) for form in group.open]
+    known = [replace(group.outcome(form), measurement=group.looks.get(form)) for form in group.open]
+    forms = [costs(replace(outcome, quality=quality)) for outcome in known]
     question = {"ask": "rung", "rung": rung, "epoch": epoch, "of": group.bench.training.epochs, "forms": forms}
     reason = group.ask(question) or ""
     told = {"event": "rung", "epoch": epoch, "of": group.bench.training.epochs, "error": error}

@@ -349,10 +349,15 @@ class _Driver:
             return reason
         if 2 * len(self._study.outcomes) >= self._limits.trials or 2 * spent > (self._limits.timeout_s or math.inf):
             self._study.gather_ensemble()
+        told = set(self._study.outcomes)
         try:
             group = self._study.next_group(self._limits.trials)
         except SpaceExhausted:
             return self._next(lane) if self._study.gather_ensemble() else "exhausted"
+        for number in self._study.outcomes.keys() - told:  # what need not be tried
+            outcome = to_json(self._study.outcomes[number])
+            place = {"lane": self._lanes.index(lane), "trials": [number], "trial": number, "form": 0}
+            self._on_event({"event": "told", "outcome": outcome, "counts": self._counts, **place})
         if group is None:
             return "trials"
         self._begin(lane, _Work(group.numbers, group.genotypes, to_json(self._study.bench)))
@@ -445,8 +450,11 @@ class _Driver:
             self._judge_baseline(outcome)
         else:
             outcome = self._study.keep_beside(name, outcome)
-        counts = {"told": len(self._study.outcomes), "of": self._limits.trials}
-        self._say(lane, {"event": "told", "form": form, "outcome": to_json(outcome), "counts": counts})
+        self._say(lane, {"event": "told", "form": form, "outcome": to_json(outcome), "counts": self._counts})
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        return {"told": len(self._study.outcomes), "of": self._limits.trials}
 
     def _end(self, lane: _Lane) -> None:
         lane.works.popleft()

@@ -208,12 +208,15 @@ class Study:
             self._adopted = self._adopt(trials)
         if self._adopted:
             return self._adopted.pop(0)
-        for _ in range(DUPLICATES):
-            room = trials - len(self._outcomes) - len(self._asked)
+        known_already = 0
+        while known_already < DUPLICATES:
+            told = len(self._outcomes)
+            room = trials - told - len(self._asked)
             if room <= 0:
                 return None
             if group := self._form(self._propose(), room):
                 return group
+            known_already += len(self._outcomes) == told  # else it was told what is foretold
         raise SpaceExhausted
 
     def gather_ensemble(self) -> bool:
