@@ -121,8 +121,15 @@ def _measured_ms(outcome: Outcome) -> float | None:
 
 
 def _solved(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The constants, none negative, by which the features make up the whole of each call, in the least squares."""
-    from scipy.optimize import nnls  # `show` shall not wait for it where there is nothing to fit
-
-    found: NDArray[np.float64] = nnls(shares, np.ones(len(shares)))[0]
+    """The constants, none negative, by which the features make up the whole of each call, in the least squares: what
+    comes out negative is left out, until nothing does.
+    """
+    found = np.zeros(shares.shape[1])
+    used = np.arange(shares.shape[1])
+    while len(used):
+        solved = np.linalg.lstsq(shares[:, used], np.ones(len(shares)), rcond=None)[0]
+        if (solved >= 0).all():
+            found[used] = solved
+            break
+        used = used[solved > 0]
     return found
