@@ -264,7 +264,8 @@ class _Driver:
 
     def rewrites(self) -> None:
         """Evaluate the forms of the user's own model: the front is never worse than they. One that fails is told."""
-        self._beside([self._study.rewrites_left()], self._study.bench)
+        if left := self._study.rewrites_left():
+            self._beside([left], self._study.bench)
 
     def search(self) -> str:
         """Keep every lane at work, and one group ahead, until trials, time or candidates run out."""

@@ -270,3 +270,12 @@ def test_the_others_stand_still_while_one_measures_what_they_would_disturb(
     during = [when for when in at["loud"] if any(abs(when - other) < 0.008 for other in at["quiet"])]
     assert len(during) <= 0.6 * len(at["loud"])  # the driver may be busy for a moment
     assert len(history.read(tmp_path, "s").outcomes) == 6
+
+
+def test_the_search_begins_while_the_baseline_is_still_at_work(tmp_path: Path) -> None:
+    _, heard = driven(tmp_path, Limits(trials=6, workers=2), extra={"pause_s": "0.4"})
+    groups = [event["lane"] for event in heard if event["event"] == "group"]
+    first = next(place for place, event in enumerate(heard) if event["event"] == "told")
+    begun = [event for event in heard[:first] if event["event"] == "group"]
+    assert groups[0] == 0
+    assert {event["lane"] for event in begun} == {0, 1}
