@@ -494,7 +494,7 @@ class Study:
 def _take_plan(opened: optuna.Study, plan: Plan) -> None:
     """Keep the plan, or its new places and sampler. Raises StudyError where it differs from that of the start in more.
 
-    While only a baseline was tried, and failed, that may be mended; before data and model were looked at, anything.
+    A baseline that failed may be mended; before data and model were looked at, anything.
     """
     name, kept = opened.study_name, opened.user_attrs.get("plan")
     begun = bool(opened.get_trials(deepcopy=False))
@@ -510,7 +510,7 @@ def _take_plan(opened: optuna.Study, plan: Plan) -> None:
             changed = []
         if not begun:
             changed = [one for one in changed if not one.startswith("bench.hypermodel")]
-        if not begun and failed and failed["state"] != "complete":
+        if failed and failed["state"] != "complete":  # what was tried meanwhile owes it nothing: it did not teach
             mended = [one for one in changed if one.startswith(("baseline", "bench.teacher", "bench.model"))]
             changed = [one for one in changed if one not in mended]
             if mended and not changed:

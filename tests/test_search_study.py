@@ -153,7 +153,7 @@ def test_another_plan_or_other_data_are_refused(tmp_path: Path) -> None:
     assert history.read(tmp_path, "s").plan == moved
 
 
-def test_a_failed_baseline_may_be_mended_before_anything_is_tried(tmp_path: Path) -> None:
+def test_a_failed_baseline_may_be_mended_and_no_other(tmp_path: Path) -> None:
     other = replace(BASELINE, architecture=replace(BASELINE.architecture, units=64))
     with started(tmp_path) as study:
         study.keep_baseline(Outcome(BASELINE, "failed", stage="lower", reason="r"))
@@ -165,8 +165,9 @@ def test_a_failed_baseline_may_be_mended_before_anything_is_tried(tmp_path: Path
     with started(tmp_path / "late") as study:
         study.keep_baseline(Outcome(BASELINE, "failed", stage="lower", reason="r"))
         assert study.next_group(1)
-    with pytest.raises(StudyError, match="another plan"):
-        started(tmp_path / "late", baseline=None)
+    with started(tmp_path / "late", baseline=None) as study:
+        assert study.baseline is None
+        assert study.history().running  # what was begun beside it
 
 
 def test_a_storage_that_cannot_be_read_is_said(tmp_path: Path) -> None:
