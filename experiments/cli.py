@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,7 @@ def doctor(as_json: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one paragraph and an exit code, never with a traceback."""
     command: Callable[..., Any] = cli.main
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # our matrices are small, and the cores are the workers'
     try:
         command(args=arguments, prog_name="brisk", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):

@@ -130,6 +130,9 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     """The file of one form with the group's weights of the moment; `stage` tells trained weights from untrained."""
     asked = group.forms[form].deployment
     group.emit({"event": "stage", "stage": "lower", "form": form, "detail": stage})
+    key = _look_key(group, asked) if stage == "untrained" else ""
+    if key and (kept := _kept_artifact(group, key)):
+        return kept
     ours = asked.lowering != "keras" and asked.bits not in STATIC_BITS  # else the stock converter does the quantising
     converted = replace(asked, bits="32") if ours else asked
     if (content := group.lowered.get((stage, converted))) is None:
@@ -141,25 +144,47 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     sha256 = group.cache.keep_artifact(content)
     packed = len(zlib.compress(content))
     made = group.origin.exporter(asked)
-    return Artifact(sha256, len(content), asked.batch, realised_bits(content), made, compressed_bytes=packed)
+    artifact = Artifact(sha256, len(content), asked.batch, realised_bits(content), made, compressed_bytes=packed)
+    if key:
+        group.cache.keep_record("looked", key, to_json(artifact))
+    return artifact
+
+
+def _look_key(group: Group, asked: Deployment) -> str:
+    """Names a form's file with random weights, which any training of the same architecture has; "" where none has."""
+    blueprint = group.origin.blueprint
+    return digest(blueprint, asked, group.bench.quantize_head) if blueprint else ""
+
+
+def _kept_artifact(group: Group, key: str) -> Artifact | None:
+    with contextlib.suppress(ValidationError):  # of an older brisk
+        kept = from_json(Artifact, group.cache.record("looked", key))
+        return kept if group.cache.content(kept.sha256) else None
+    return None
 
 
 def _untrained(group: Group, asked: Deployment) -> bytes:
-    """The file with random weights: any training of the same architecture has the same."""
-    key = digest(blueprint, asked) if (blueprint := group.origin.blueprint) else ""
-    if key and (kept := group.cache.record("lowered", key)) and (content := group.cache.content(kept["sha256"])):
+    """The file with random weights before anything is narrowed."""
+    if content := _kept_untrained(group, asked):
         return content
     group.origin.start()
     content = group.origin.lower(asked)
-    if key:
+    if key := _look_key(group, asked):
         group.cache.keep_record("lowered", key, {"sha256": group.cache.keep_artifact(content)})
     return content
+
+
+def _kept_untrained(group: Group, asked: Deployment) -> bytes | None:
+    if content := group.lowered.get(("untrained", asked)):
+        return content
+    kept = group.cache.record("lowered", key) if (key := _look_key(group, asked)) else None
+    return group.cache.content(kept["sha256"]) if kept else None
 
 
 def _converted(group: Group, asked: Deployment) -> bytes:
     """The file with trained weights; a float one answers as the Keras model does, however it was made."""
     checked = asked.bits == "32"
-    if checked and "pour" not in group.bench.without and (known := group.lowered.get(("untrained", asked))):
+    if checked and "pour" not in group.bench.without and (known := _kept_untrained(group, asked)):
         with contextlib.suppress(CandidateError):  # of weights that are not where they seem to be
             if content := group.origin.poured(known, asked):
                 return _checked(group, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from objectives.outcome import Outcome
 from search.ledger import Key
 
 TRIES = 3  # failures within one attempt after which the sink is taken for dead
+REST = 9  # times as long as a trial took, the thread then stands still: the search needs the processor more
 
 
 class Sink(Protocol):
@@ -85,6 +87,7 @@ class Outbox:
         failures: list[Exception] = []
         while waiting := self._newest():
             for number, outcome in waiting:
+                began = time.monotonic()
                 try:
                     self._sink.trial(number, outcome)
                 except Exception as error:  # a bad trial must not hold up the rest
@@ -95,6 +98,7 @@ class Outbox:
                 with self._wake:
                     if self._waiting.get(number) is outcome:
                         del self._waiting[number]
+                    self._wake.wait_for(lambda: self._closing, timeout=REST * (time.monotonic() - began))
             if failures:
                 raise failures[0]
         self._ship_front(self._sink)

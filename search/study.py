@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from objectives.bench import Bench
 from objectives.objective import OBJECTIVES
@@ -230,17 +230,16 @@ class Study:
         return bool(found)
 
     def _propose(self) -> Trial:
-        """Ask Optuna for a trial, first of all those that the search begins with; for one that is not distilled, and is
-        known not to be, while there is no teacher.
+        """The next trial, first of all those that the search begins with; one that is not distilled while there is no
+        teacher.
         """
         for genotype in self._beginning():
             if genotype.key not in self._known:
-                self._optuna.enqueue_trial(self._space.parameters(genotype, self._signature, **self._teaching))
-                return self._optuna.ask()
+                return self._started(genotype, {})
         if self._gathering:
             self._optuna.enqueue_trial({"distillation": 0.0})
         elif promising := self._promising():
-            self._optuna.enqueue_trial(self._space.parameters(promising, self._signature, **self._teaching))
+            return self._started(promising, {})
         return self._optuna.ask()
 
     def _promising(self) -> Genotype | None:
@@ -327,17 +326,22 @@ class Study:
         """Put those siblings of a lead that are not there yet into the storage and start them."""
         for sibling in siblings:
             if sibling.key not in self._known:
-                parameters = self._space.parameters(sibling, self._signature, **self._teaching)
-                kept = {"lead": lead, "genotype": to_json(sibling)}
-                self._optuna.enqueue_trial(parameters, user_attrs=kept)
-                trial = self._optuna.ask()
-                self._sample(trial)
-                self._note(trial, sibling)
+                self._note(self._started(sibling, {"lead": lead, "genotype": to_json(sibling)}), sibling)
         group = {self._known[one.key]: one for one in (genotype, *siblings)}
         unfinished = {number: one for number, one in group.items() if number in self._asked}
         return Group(tuple(unfinished), tuple(unfinished.values()))
 
-    def _sample(self, trial: Trial) -> Genotype:
+    def _started(self, genotype: Genotype, kept: Mapping[str, Any]) -> Trial:
+        """A trial of a genotype, RUNNING, put into the storage at one stroke: asking costs a commit a parameter."""
+        fixed = FixedTrial(self._space.parameters(genotype, self._signature, **self._teaching))
+        self._sample(fixed)
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=fixed.params, distributions=fixed.distributions, user_attrs=dict(kept)
+        )
+        storage = self._optuna._storage  # Study.add_trial does not tell which trial it made
+        return Trial(self._optuna, storage.create_new_trial(self._optuna._study_id, template_trial=template))
+
+    def _sample(self, trial: Trial | FixedTrial) -> Genotype:
         return self._space.sample(trial, self._signature, **self._teaching)
 
     def _note(self, trial: Trial, genotype: Genotype) -> None:

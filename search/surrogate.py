@@ -85,16 +85,15 @@ def _foretold(
     taught = [outcome.genotype for outcome in models]
     blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
     x = columns(blank, squares=False)
-    mean, deviation = _regressed(x[: len(taught)], np.log(_floored([_error(one) for one in models])), x[len(taught) :])
-    errors = np.exp(mean - HOPE * deviation)
+    learned = np.log(_floored([[_error(one)] for one in models]))
+    mean, deviation = _regressed(x[: len(taught)], learned, x[len(taught) :])
     costs = np.array([_costs(outcome, objectives) for outcome in done])
     x = columns([*(outcome.genotype for outcome in done), *candidates], squares=False)
+    served = [place for place, name in enumerate(objectives) if name != "quality"]
     found = np.empty((len(candidates), len(objectives)))
-    for place, name in enumerate(objectives):
-        if name == "quality":
-            found[:, place] = errors
-        else:
-            found[:, place] = np.exp(_regressed(x[: len(done)], np.log(costs[:, place]), x[len(done) :])[0])
+    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(costs[:, served]), x[len(done) :])[0])
+    if "quality" in objectives:
+        found[:, objectives.index("quality")] = np.exp(mean - HOPE * deviation)[:, 0]
     return found
 
 
@@ -108,25 +107,26 @@ def _gains(best: Floats, foretold: Floats, done: Sequence[Outcome], objectives: 
 
 
 def _regressed(x: Floats, y: Floats, asked: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation at `asked` of a Gaussian process through (x, y), scale and noise by likelihood."""
-    centre, spread = y.mean(), y.std() or 1.0
+    """Mean and standard deviation at `asked`, [asked, columns] both, of a Gaussian process through x and each column
+    of y, its scale and noise by likelihood.
+    """
+    centre, spread = y.mean(axis=0), np.where(y.std(axis=0) > 0, y.std(axis=0), 1.0)
     z = (y - centre) / spread
     near, far = _distances(x, x), _distances(asked, x)
-    best: tuple[float, Any] | None = None
+    fits = []
     for scale in SCALES:
         kernel = np.exp(-near / (2 * scale**2))
         for noise in NOISES:
             lower = np.linalg.cholesky(kernel + noise * np.eye(len(x)))
-            weights = np.linalg.solve(lower.T, np.linalg.solve(lower, z))
-            likelihood = float(-0.5 * z @ weights - np.log(np.diag(lower)).sum())
-            if best is None or likelihood > best[0]:
-                best = (likelihood, (scale, lower, weights))
-    assert best, "there are scales"
-    scale, lower, weights = best[1]
-    cross = np.exp(-far / (2 * scale**2))
-    inner = np.linalg.solve(lower, cross.T)
-    deviation = np.sqrt(np.maximum(1.0 - (inner**2).sum(axis=0), 1e-9))
-    return centre + spread * (cross @ weights), spread * deviation
+            inner = np.linalg.solve(lower, z)
+            fits.append((-0.5 * (inner**2).sum(axis=0) - np.log(np.diag(lower)).sum(), scale, lower, inner))
+    mean, deviation = np.empty((2, len(asked), y.shape[1]))
+    for column in range(y.shape[1]):
+        _, scale, lower, inner = max(fits, key=lambda fit: float(fit[0][column]))
+        cross = np.linalg.solve(lower, np.exp(-far / (2 * scale**2)).T)
+        mean[:, column] = cross.T @ inner[:, column]
+        deviation[:, column] = np.sqrt(np.maximum(1.0 - (cross**2).sum(axis=0), 1e-9))
+    return centre + spread * mean, spread * deviation
 
 
 def _distances(a: Floats, b: Floats) -> Floats:

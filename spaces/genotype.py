@@ -4,6 +4,7 @@ deployed in many ways.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 from spaces.gene import Values
@@ -109,12 +110,12 @@ class Genotype:
         units = kept_units(self.architecture.units, self.training.pruned_units)
         return replace(self.architecture, units=units)
 
-    @property
+    @functools.cached_property
     def group(self) -> str:
         """Names the trained model; candidates of one group differ in deployment only."""
         return digest(self.architecture, self.training)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Names the candidate."""
         return digest(self)

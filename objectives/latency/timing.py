@@ -95,16 +95,16 @@ def period_s(scenario: str) -> float | None:
 
 
 def plan(conditions: Conditions) -> Plan:
-    """How each process of a sitting spends its time; a sitting of one process is a short one, about a second."""
+    """How each process of a sitting spends its time; a sitting of one process is a short one, under a second."""
     short = conditions.max_processes == 1
     period = period_s(conditions.scenario)
     paced = period is not None
     return Plan(
-        rounds=(4 if short else 6) if paced else 10,  # processes differ more than rounds do
-        block_s=0.0 if paced else (0.003 if short else 0.004),
+        rounds=(4 if short else 6) if paced else (6 if short else 10),  # processes differ more than rounds do
+        block_s=0.0 if paced else (0.002 if short else 0.004),
         block_calls=6 if paced else 5,
         discarded=2,
-        warmup_s=0.1 if short else 0.3,
+        warmup_s=0.05 if short else 0.3,
         warmup_calls=10 if short else 20,
         budget_s=conditions.timeout_s / (conditions.min_processes + 1),
         period_s=period,

@@ -216,15 +216,14 @@ class _Epoch:
     def _first(self, order: Any) -> Any:
         """Choose how epochs are run, and run one."""
         several = self._strategy.num_replicas_in_sync > 1  # gradients cannot be summed within a graph of its own
-        step = self._step if several else tf.function(self._step, autograph=False)
         batch = [tf.TensorSpec([order.shape[1], *column.shape[1:]], column.dtype) for column in self._data]
-        if not several and (fast := compiled(step, batch, self._steps)):
+        if not several and (fast := compiled(tf.function(self._step, autograph=False), batch, self._steps)):
             self.graph, self._run = "xla", self._over(fast)
             try:
                 return self._run(order)
             except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.InternalError) as error:
                 self.graph = f"plain, for XLA cannot compile it: {str(error).strip().splitlines()[0][:200]}"
-        self._run = self._over(step)
+        self._run = self._over(self._step)
         return self._run(order)
 
     def _over(self, step: Callable[..., Any]) -> Callable[[Any], Any]:
