@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -20,11 +20,12 @@ from objectives.given import soft_targets, states
 from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
 from objectives.training.distill import Lesson, hidden_states, mean_of, normalised, outputs_of, teacher_logits
-from objectives.training.fit import fit
+from objectives.training.fit import Graphs, fit
 from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
 from spaces.build import Weights, build, put_weights, serving_model, weights_of
-from spaces.genotype import Deployment, Genotype, Training
+from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import digest
+from spaces.signature import Signature
 from spaces.slicing import sliced
 from spaces.streamed import streamed
 
@@ -32,6 +33,41 @@ MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
 """What trained weights depend on beside the bench: another version of these trains anew."""
 
 CALIBRATION_ROWS = 100  # for static integer forms
+MODELS = 16  # that were built last are kept: a search comes back to what is good, to train it at another rate
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A Keras model as it was built: its first weights, those that it is looked at with, and the graphs made of it."""
+
+    model: Any
+    start: Weights
+    signature: Signature
+    graphs: Graphs = field(default_factory=Graphs)
+
+    @functools.cached_property
+    def looked_at(self) -> Weights:
+        """Random weights, no two alike."""
+        return distinct(self.start)
+
+    @functools.cached_property
+    def serving(self) -> Any:
+        """The model as it is served."""
+        return serving_model(self.model, self.signature)
+
+    @functools.cached_property
+    def answer(self) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+        """What that gives."""
+        return outputs_of(self.serving)
+
+
+def _built(architecture: Architecture, signature: Signature, seed: int, accelerator: str) -> _Built:
+    with strategy_of(accelerator).scope():
+        model = build(architecture, signature, seed)
+    return _Built(model, weights_of(model), signature)
+
+
+_kept = functools.lru_cache(maxsize=MODELS)(_built)
 
 
 class Trained:
@@ -45,16 +81,25 @@ class Trained:
         self._bench, self._data, self._genotype = bench, data, genotype
 
     @functools.cached_property
-    def _made(self) -> tuple[Any, Weights]:
-        """The Keras model, built once to be looked at, trained and asked; and the weights that it is looked at with."""
-        with strategy_of(self._bench.training.accelerator).scope():
-            model = build(self._genotype.served, self._data.signature, self._bench.training_seed)
-        return model, distinct(weights_of(model))
+    def _built(self) -> _Built:
+        """The Keras model as it was built, to be looked at, trained and asked."""
+        what = (self._genotype.served, self._data.signature, self._bench.training_seed)
+        return (_built if self._genotype.served.dropout else _kept)(*what, self._bench.training.accelerator)
 
     @property
     def model(self) -> Any:
         """The float Keras model."""
-        return self._made[0]
+        return self._built.model
+
+    @property
+    def beginning(self) -> Weights:
+        """The weights that training starts from."""
+        return self._built.start
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """What earlier trainings of the model were traced to; None where each is to draw random numbers of its own."""
+        return None if self._genotype.served.dropout else self._built.graphs
 
     @property
     def blueprint(self) -> str:
@@ -64,12 +109,12 @@ class Trained:
 
     def start(self) -> None:
         """Take random weights, always the same."""
-        self.weights = self._made[1]
+        self.weights = self._built.looked_at
 
     def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
         """Take trained weights, from the cache if it has them."""
         where = (self._bench, self._data, self._genotype)
-        self.weights, self.history = trained(*where, emit, goes_on, lambda: self.model)
+        self.weights, self.history = trained(*where, emit, goes_on, self)
 
     def recall(self) -> bool:
         """Take the trained weights that the cache has, if it has them."""
@@ -77,15 +122,16 @@ class Trained:
             self.weights, self.history = kept
         return kept is not None
 
-    @functools.cached_property
+    @property
     def serving(self) -> Any:
         """The float Keras model as it is served, with the trained weights."""
         put_weights(self.model, self.weights)
-        return serving_model(self.model, self._data.signature)
+        return self._built.serving
 
     def answer(self, x: NDArray[Any]) -> NDArray[Any]:
         """What the float Keras model gives."""
-        return outputs_of(self.serving)(x)
+        put_weights(self.model, self.weights)
+        return self._built.answer(x)
 
     def lower(self, asked: Deployment) -> bytes:
         """The .tflite of a form with the weights of the moment (`deployment.lower`)."""
@@ -95,7 +141,7 @@ class Trained:
 
     def poured(self, content: bytes, asked: Deployment) -> bytes | None:
         """A float file of a form that was lowered after `start`, with the weights of the moment in it."""
-        return poured(content, self._genotype.served, self._data.signature, asked, self._made[1], self.weights)
+        return poured(content, self._genotype.served, self._data.signature, asked, self._built.looked_at, self.weights)
 
     def stream(self, frames: int) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
         """The float32 .tflite of one step of a stream, and the states that a sequence begins with, by name.
@@ -117,37 +163,38 @@ def trained(
     genotype: Genotype,
     emit: Emit,
     goes_on: GoesOn = never_stopped,
-    fresh: Callable[[], Any] | None = None,
+    untrained: Trained | None = None,
 ) -> tuple[Weights, dict[str, Any]]:
     """The group's weights and the history of their training; trained now unless the cache has them.
 
-    `goes_on` is asked at each rung; `fresh` gives the untrained model, where the caller has it. Raises Stopped where
-    training is to stop.
+    `goes_on` is asked at each rung; `untrained` has the model, where the caller does. Raises Stopped where training is
+    to stop.
     """
     if (kept := recalled(bench, data, genotype)) is not None:
         return kept
     cache, teachers = Cache(bench.home), _teachers_of(bench, genotype)
     key = training_key(bench, data, genotype, teachers)
     begun = genotype.training.before and _begun(bench, data, genotype, genotype.training.before, emit, goes_on)
-    model = fresh() if fresh else Trained(bench, data, genotype).model
-    if begun:
-        put_weights(model, begun)
+    lesson = _lesson(bench, data, teachers, emit) if teachers else None
+    untrained = untrained or Trained(bench, data, genotype)
+    put_weights(untrained.model, begun or untrained.beginning)  # last: what went before may have trained this model
     task, epochs = TASKS[data.signature.kind], epochs_of(bench.training.rungs, bench.training.epochs)
     rungs = Rungs(epochs, lambda told: task.error(told["validation_metric"]), goes_on, cache, key)
     history = fit(
-        model,
+        untrained.model,
         data,
         genotype.training,
         bench.training,
         seed=bench.training_seed,
-        lesson=_lesson(bench, data, teachers, emit) if teachers else None,
+        lesson=lesson,
         quantize_head=bench.quantize_head,
         emit=emit,
         rungs=rungs,
+        graphs=untrained.graphs,
     )
     if teachers:
         history["notes"] = [_thanks(teachers)]
-    weights = weights_of(model)
+    weights = weights_of(untrained.model)
     cache.keep_arrays("trained", key, _pack(weights))
     cache.keep_record("trained", key, history)
     rungs.done()

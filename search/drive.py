@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from objectives.bench import Bench
@@ -120,10 +121,14 @@ class _Abandoned(ChildDied):
     """A worker was ended between two stages, because the session winds down."""
 
 
+Answer = Callable[[Event], str]
+
+
 class _Lane:
     """A thread with a child, which takes one call after another; its news go to the queue as (lane, kind, what).
 
-    What the child asks goes there too, and waits for `answer`. Once `abandon` is set, its next stage is not begun.
+    What the child asks is answered in this thread, once the driver has taken in all outcomes that came before: it does
+    not wait for a proposal that the driver is at. Once `abandon` is set, its next stage is not begun.
     """
 
     def __init__(self, child: Child, news: queue.SimpleQueue[tuple[_Lane, str, Any]]) -> None:
@@ -132,8 +137,9 @@ class _Lane:
         self.abandon = threading.Event()
         self.warming = False  # getting its imports done, which nobody waits for
         self._news = news
-        self._answers: queue.SimpleQueue[tuple[Any] | None] = queue.SimpleQueue()
-        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits] | None] = queue.SimpleQueue()
+        self._ahead: float = 0  # outcomes told that were not taken in
+        self._taken_in = threading.Condition()
+        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits, Answer] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -142,8 +148,10 @@ class _Lane:
         """What it is at."""
         return self.works[0] if self.works else None
 
-    def submit(self, function: str, arguments: dict[str, Any], limits: Limits) -> None:
-        self._calls.put((function, arguments, limits))
+    def submit(
+        self, function: str, arguments: dict[str, Any], limits: Limits, answer: Answer = lambda question: ""
+    ) -> None:
+        self._calls.put((function, arguments, limits, answer))
 
     def take_back(self) -> _Work | None:
         """What it was to go on with, if it has not begun."""
@@ -157,18 +165,23 @@ class _Lane:
         was, self.warming = self.warming, self.warming and kind == "event"
         return was
 
-    def answer(self, answer: Any) -> None:
-        self._answers.put((answer,))
+    def taken_in(self) -> None:
+        """An outcome was."""
+        with self._taken_in:
+            self._ahead -= 1
+            self._taken_in.notify()
 
     def close(self) -> None:
         self._calls.put(None)
-        self._answers.put(None)
+        with self._taken_in:
+            self._ahead = -math.inf
+            self._taken_in.notify()
         self.child.close()
         self._thread.join()
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            function, arguments, limits = call
+            function, arguments, limits, answer = call
             try:
                 result = self.child.call(
                     function,
@@ -176,23 +189,25 @@ class _Lane:
                     timeout_s=limits.group_timeout_s,
                     stage_timeouts=limits.stage_timeouts,
                     on_event=self._tell,
-                    on_ask=self._ask,
+                    on_ask=partial(self._ask, answer),
                 )
                 self._news.put((self, "done", result))
             except BaseException as error:  # nothing may end this thread without the driver's hearing of it
                 self._news.put((self, "error", error))
 
     def _tell(self, event: Event) -> None:
+        with self._taken_in:
+            self._ahead += event["event"] == "outcome"
         self._news.put((self, "event", event))
         if self.abandon.is_set() and event["event"] in ("stage", "outcome"):
             raise _Abandoned("abandoned", "the session winds down")
 
-    def _ask(self, question: Event) -> Any:
-        self._news.put((self, "ask", question))
-        answered = self._answers.get()
-        if answered is None:
+    def _ask(self, answer: Answer, question: Event) -> str:
+        with self._taken_in:
+            self._taken_in.wait_for(lambda: self._ahead <= 0)
+        if self._ahead < 0:
             raise ChildDied("crashed", "the driver has gone")
-        return answered[0]
+        return answer(question)
 
 
 class _Driver:
@@ -370,7 +385,7 @@ class _Driver:
         if work is lane.work:
             self._announce(lane, work)
         arguments = {"bench": work.bench, "genotypes": [to_json(genotype) for genotype in work.genotypes]}
-        lane.submit(f"{self._study.plan.evaluator}:evaluate", arguments, self._limits)
+        lane.submit(f"{self._study.plan.evaluator}:evaluate", arguments, self._limits, partial(self._answer, work))
 
     def _announce(self, lane: _Lane, work: _Work) -> None:
         work.since = time.monotonic()
@@ -390,8 +405,6 @@ class _Driver:
         assert work, "a lane speaks only of its work"
         if kind == "event":
             self._hear(lane, work, what)
-        elif kind == "ask":
-            lane.answer(self._answer(work, what))
         elif kind == "done":
             self._fail(lane, work, work.open, "the worker ended without an outcome")
             self._end(lane)
@@ -413,6 +426,7 @@ class _Driver:
         self._say(lane, event)
         if event["event"] == "outcome":
             self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
+            lane.taken_in()
 
     def _bury(self, lane: _Lane, work: _Work, error: BaseException) -> None:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,20 +20,28 @@ Costs = Mapping[str, float | None]
 
 
 class Trainings:
-    """The trainings that are under way, and what was known of them at the rungs they have passed."""
+    """The trainings that are under way, and what was known of them at the rungs they have passed.
+
+    Threads of several workers may ask at once, while another adds to the outcomes.
+    """
 
     def __init__(self, objectives: Sequence[str]) -> None:
         self._objectives = objectives
         self._passed: dict[str, dict[int, Sequence[Costs]]] = defaultdict(dict)  # group -> rung -> its forms
+        self._one = threading.Lock()
 
     def stop(self, group: str, question: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> str:
         """Why a training ends at a rung, "" where it goes on; those that are over count by their `outcomes`."""
+        with self._one:
+            return self._stop(group, question, list(outcomes.values()))
+
+    def _stop(self, group: str, question: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
         rung, forms = question["rung"], question["forms"]
         self._passed[group][rung] = forms
         came: dict[str, list[list[float]]] = defaultdict(list)
         for other, passed in self._passed.items():
             came[other] += _all_known(passed.get(rung, ()), self._objectives)
-        over = [outcome for outcome in outcomes.values() if outcome.genotype.group not in self._passed]
+        over = [outcome for outcome in outcomes if outcome.genotype.group not in self._passed]
         for outcome in over:
             came[outcome.genotype.group] += _all_known([at_rung(outcome, rung)], self._objectives)
         if not came[group] or goes_on({key: costs for key, costs in came.items() if costs}, group):
@@ -42,7 +51,8 @@ class Trainings:
 
     def over(self, group: str) -> None:
         """A training has come to its end: its outcomes tell of it from now on."""
-        self._passed.pop(group, None)
+        with self._one:
+            self._passed.pop(group, None)
 
 
 def at_rung(outcome: Outcome, rung: int) -> Costs:

@@ -117,3 +117,70 @@ def test_stages_of_training_go_on_from_each_other_and_are_shared(tmp_path: Path)
     headed = replace(where, quantize_head=True)
     assert not trained.Trained(headed, data, narrow).recall()  # its head must be trained for narrow weights too
     assert trained.Trained(headed, data, cut).recall()
+
+
+def weights_of_two(at: Path, *rates: float, alpha: float = 0.0) -> dict[float, list[np.ndarray[Any, Any]]]:
+    """What trainings of one architecture come to, one after the other; with `alpha` taught by their like."""
+    spec = TrainingSpec(epochs=3, batch_size=64, distillation=(0.0, alpha) if alpha else (0.0,))
+    plain = Genotype(Architecture("mingru", 8, frame_stack=2), Training(rates[0]), Deployment("loop"))
+    where = bench(at, task=TaskSpec(data="digits-rows"), training=spec, teacher=plain if alpha else None)
+    data = load(where.task, seed=where.seed, root="")
+    found = {}
+    for rate in rates:
+        pupil = replace(plain, training=Training(rate, alpha))
+        weights, _ = trained.trained(
+            where, data, pupil, lambda event: None, untrained=trained.Trained(where, data, pupil)
+        )
+        found[rate] = [array for arrays in weights.values() for array in arrays]
+    return found
+
+
+def test_a_model_trained_again_at_another_rate_owes_nothing_to_the_training_before(tmp_path: Path) -> None:
+    after = weights_of_two(tmp_path / "a", 2e-2, 5e-3)
+    trained._kept.cache_clear()
+    alone = weights_of_two(tmp_path / "b", 5e-3)
+    for one, other in zip(after[5e-3], alone[5e-3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert any((one != other).any() for one, other in zip(after[5e-3], after[2e-2], strict=True))
+
+
+def test_a_model_taught_by_its_own_like_begins_at_the_beginning(tmp_path: Path) -> None:
+    """The teacher, trained for the lesson, is of the same architecture: its weights must not become the pupil's."""
+    trained._kept.cache_clear()
+    first = weights_of_two(tmp_path / "a", 1e-2, alpha=0.5)
+    trained._kept.cache_clear()
+    plain = Genotype(Architecture("mingru", 8, frame_stack=2), Training(1e-2), Deployment("loop"))
+    spec = TrainingSpec(epochs=3, batch_size=64, distillation=(0.0, 0.5))
+    where = bench(tmp_path / "b", task=TaskSpec(data="digits-rows"), training=spec, teacher=plain)
+    data = load(where.task, seed=where.seed, root="")
+    trained._lesson(where, data, where.teachers, lambda event: None)
+    trained._kept.cache_clear()  # the pupil's model has never been a teacher's
+    pupil = replace(plain, training=Training(1e-2, 0.5))
+    weights, _ = trained.trained(where, data, pupil, lambda event: None)
+    for one, other in zip(first[1e-2], [array for arrays in weights.values() for array in arrays], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_form_with_random_weights_is_made_once_for_all_trainings_of_an_architecture(tmp_path: Path) -> None:
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"))
+    data = load(where.task, seed=where.seed, root="")
+    made = []
+
+    class Counting(trained.Trained):
+        def lower(self, asked: Deployment) -> bytes:
+            made.append(asked)
+            return super().lower(asked)
+
+    artifacts = []
+    for rate in (1e-2, 2e-2):
+        genotype = Genotype(Architecture("mingru", 8), Training(rate), Deployment("loop", 4, "8"))
+        group: Any = SimpleNamespace(
+            bench=where, forms=[genotype], emit=lambda event: None, cache=Cache(tmp_path), lowered={},
+            origin=Counting(where, data, genotype),
+        )  # fmt: skip
+        artifacts.append(evaluate._artifact(group, 0, "untrained"))
+    assert artifacts[0] == artifacts[1]
+    assert made == [Deployment("loop", 4, "32")]
+    Cache(tmp_path).artifact(artifacts[0].sha256).write_bytes(b"rubbish")
+    assert evaluate._artifact(group, 0, "untrained") == artifacts[0]
+    assert made == [Deployment("loop", 4, "32")]  # the float file is there

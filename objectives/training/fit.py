@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,6 +50,7 @@ def fit(
     quantize_head: bool = False,
     emit: Callable[[dict[str, Any]], None] | None = None,
     rungs: Rungs | None = None,
+    graphs: Graphs | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and leave it with the weights of its best epoch by validation loss; tell how it went.
 
@@ -58,7 +60,8 @@ def fit(
     machine with as many threads gives the same weights. `lesson`: what a teacher says, used where
     `training.distillation` is not 0; its unlabelled sequences are then part of every epoch. At its `rungs` a training
     is kept and may be stopped; it is taken up at the last one that an earlier try came to, but for one that zeroes or
-    rounds weights meanwhile, which starts anew. Raises CandidateError where the loss is no longer a number, Stopped
+    rounds weights meanwhile, which starts anew. `graphs`: those of earlier trainings of this very model, if it draws no
+    random numbers. Raises CandidateError where the loss is no longer a number, Stopped
     where a rung ended it. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and validation_metric,
     metric, learned (the validation error at each rung), realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s
     (tracing included), epoch_s (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how
@@ -67,29 +70,35 @@ def fit(
     going_on = training.before is not None
     if going_on:
         training, spec = _shorter(training, spec)
-    keras.utils.set_random_seed(seed)
     started = time.perf_counter()
     signature, columns = dataset.signature, columns_of(dataset, training, lesson)
     strategy = model.distribute_strategy
     rows, replicas = len(columns[0]), strategy.num_replicas_in_sync
     size = -(-min(spec.batch_size, rows) // replicas) * replicas
     steps = -(-rows // size)
-    loss = loss_of(signature.kind, alpha=training.distillation, temperature=spec.temperature, hints=training.hints)
-    with strategy.scope():
-        narrow = rounding(model, training.qat, head=quantize_head)
-        if going_on and training.sparsity:
-            sparsity = held(model, narrow.moved)
-        else:
-            sparsity = sparsify(model, training.sparsity, steps * spec.epochs, training.block)
-        pupil = hinted(model, training, lesson)
-        moved = narrow.moved(pupil.trainable_variables)
-        after_step = (sparsity.after_step, narrow.after_step)
-        optimizer = _optimizer(moved, training, spec, steps)
-    train = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
-    validate = _validation(model, dataset)
+    plain = not (going_on or training.sparsity or training.qat)
+    alike = plain and not training.distillation and graphs is not None
+    if alike and graphs and graphs.fits(dataset, spec):
+        sparsity, optimizer, train, validate, pupil = graphs.again(training.learning_rate)
+    else:
+        keras.utils.set_random_seed(seed)  # which has TensorFlow forget what it has compiled
+        loss = loss_of(signature.kind, alpha=training.distillation, temperature=spec.temperature, hints=training.hints)
+        with strategy.scope():
+            narrow = rounding(model, training.qat, head=quantize_head)
+            if going_on and training.sparsity:
+                sparsity = held(model, narrow.moved)
+            else:
+                sparsity = sparsify(model, training.sparsity, steps * spec.epochs, training.block)
+            pupil = hinted(model, training, lesson)
+            moved = narrow.moved(pupil.trainable_variables)
+            after_step = (sparsity.after_step, narrow.after_step)
+            optimizer, rate = _optimizer(moved, training, spec, steps)
+        train = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
+        validate = _validation(model, dataset)
+        if alike and graphs:
+            graphs.keep(dataset, spec, rate, (sparsity, optimizer, train, validate, pupil))
     best = _Best(model, LEARNED * _chance(signature, targets_of(signature, dataset.train.y)), spec.patience)
     variables = [*pupil.variables, *optimizer.variables]
-    plain = not (going_on or training.sparsity or training.qat)
     begun = rungs.taken_up(variables) if rungs and plain else {}
     seconds: list[float] = begun.get("seconds", [])
     if rungs and begun:
@@ -132,6 +141,36 @@ def fit(
     }
 
 
+class Graphs:
+    """What a training of one model was traced to, so that the next one from the same start traces nothing.
+
+    Where it learns from labels alone the trainings differ in their learning rate, which the graphs read. The weights of
+    the start are put back by whoever keeps the model.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, ...] = ()
+        self._rate: Any = None
+        self._made: tuple[Any, ...] = ()
+        self._start: list[Array] = []  # of the optimiser's variables
+
+    def fits(self, dataset: Dataset, spec: TrainingSpec) -> bool:
+        """Whether they are of these data and this budget."""
+        return bool(self._of) and self._of[0] is dataset and self._of[1] == spec
+
+    def keep(self, dataset: Dataset, spec: TrainingSpec, rate: Any, made: tuple[Any, ...]) -> None:
+        """Take them, before the first step is made."""
+        self._of, self._rate, self._made = (dataset, spec), rate, made
+        self._start = [variable.numpy() for variable in made[1].variables]
+
+    def again(self, learning_rate: float) -> tuple[Any, ...]:
+        """What was kept, for another training at this rate."""
+        self._rate.assign(learning_rate)
+        for variable, value in zip(self._made[1].variables, self._start, strict=True):
+            variable.assign(value)
+        return self._made
+
+
 class _Best:
     """The weights of the best epoch so far, and whether it is time to stop."""
 
@@ -169,11 +208,13 @@ def _shorter(training: Training, spec: TrainingSpec) -> tuple[Training, Training
     return replace(training, learning_rate=training.learning_rate * rate), replace(spec, epochs=epochs)
 
 
-def _optimizer(moved: list[Any], training: Training, spec: TrainingSpec, steps: int) -> Any:
-    schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, steps * spec.epochs, alpha=0.01)
+def _optimizer(moved: list[Any], training: Training, spec: TrainingSpec, steps: int) -> tuple[Any, Any]:
+    """Adam, and the variable that its first learning rate is read from."""
+    rate = tf.Variable(training.learning_rate, trainable=False)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps * spec.epochs, alpha=0.01)
     optimizer = keras.optimizers.Adam(schedule, clipnorm=spec.clipnorm)
     optimizer.build(moved)
-    return optimizer
+    return optimizer, rate
 
 
 class _Epoch:
@@ -194,7 +235,7 @@ class _Epoch:
         steps: int,
     ) -> None:
         self._strategy, self._steps, self._after_step = model.distribute_strategy, steps, after_step
-        self._data = [tf.constant(column) for column in columns]
+        self._data = _constants(columns)
         self._run: Callable[[Any], Any] | None = None
         self.graph = "plain"
         weights, replicas = model.trainable_variables, self._strategy.num_replicas_in_sync
@@ -248,6 +289,16 @@ class _Epoch:
             return total / tf.cast(steps, tf.float32)
 
         return tf.function(epoch, autograph=False)  # type: ignore[no-any-return]
+
+
+_TAKEN: list[tuple[tuple[Array, ...], list[Any]]] = []  # the columns that were made constants last
+
+
+def _constants(columns: tuple[Array, ...]) -> list[Any]:
+    """The columns as tensors, which trainings in a row on the same data share."""
+    if not (_TAKEN and len(_TAKEN[0][0]) == len(columns) and all(map(operator.is_, _TAKEN[0][0], columns))):
+        _TAKEN[:] = [(columns, [tf.constant(column) for column in columns])]
+    return _TAKEN[0][1]
 
 
 def _validation(model: Any, dataset: Dataset) -> Callable[[], dict[str, float]]:
