@@ -33,7 +33,10 @@ MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
 """What trained weights depend on beside the bench: another version of these trains anew."""
 
 CALIBRATION_ROWS = 100  # for static integer forms
-MODELS = 16  # that were built last are kept: a search comes back to what is good, to train it at another rate
+KEPT_BYTES = 2**25
+"""The weights of the models that a process keeps: a search comes back to what is good, to train it at another rate.
+Each has five times its weights with it, and graphs.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class _Built:
     start: Weights
     signature: Signature
     graphs: Graphs = field(default_factory=Graphs)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its weights."""
+        return sum(array.nbytes for arrays in self.start.values() for array in arrays)
 
     @functools.cached_property
     def looked_at(self) -> Weights:
@@ -67,7 +75,16 @@ def _built(architecture: Architecture, signature: Signature, seed: int, accelera
     return _Built(model, weights_of(model), signature)
 
 
-_kept = functools.lru_cache(maxsize=MODELS)(_built)
+_KEPT: dict[tuple[Any, ...], _Built] = {}  # the newest last
+
+
+def _kept(*what: Any) -> _Built:
+    """What `_built` made before, if it was not long ago."""
+    found = _KEPT.pop(what) if what in _KEPT else _built(*what)
+    _KEPT[what] = found
+    while sum(each.size_bytes for each in _KEPT.values()) > KEPT_BYTES and len(_KEPT) > 1:
+        del _KEPT[next(iter(_KEPT))]
+    return found
 
 
 class Trained:

@@ -22,7 +22,12 @@ Point = Mapping[str, Any]
 
 def dominates(a: Costs, b: Costs) -> bool:
     """Whether a is nowhere worse than b and somewhere better."""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+    better = False
+    for x, y in zip(a, b, strict=True):
+        if x > y:
+            return False
+        better = better or x < y
+    return better
 
 
 def front(points: Mapping[Key, Costs]) -> list[Key]:

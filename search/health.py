@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def columns(genotypes: Sequence[Genotype], *, squares: bool = True) -> Floats:
     """
     rows = [_genes(genotype) for genotype in genotypes]
     found = [np.ones(len(rows))]
-    for name in dict.fromkeys(name for row in rows for name in row):
+    for name in dict.fromkeys(chain.from_iterable(rows)):
         values = [row.get(name) for row in rows]
         kinds = list(dict.fromkeys(values))
         if len(kinds) == 1:
@@ -167,19 +168,17 @@ def columns(genotypes: Sequence[Genotype], *, squares: bool = True) -> Floats:
             column = (column - column.mean()) / column.std()
             found += [column, column**2] if squares else [column]
         else:
-            found += [np.array([float(value == kind) for value in values]) for kind in kinds]
+            places = {kind: place for place, kind in enumerate(kinds)}
+            found += list(np.eye(len(kinds))[:, [places[value] for value in values]])
     return np.stack(found, axis=1)
 
 
 def _genes(genotype: Genotype) -> dict[str, Any]:
-    own = {f"hp.{name}": value for name, value in genotype.architecture.values}
-    return {
-        **vars(genotype.architecture),
-        "values": None,
-        **vars(genotype.training),
-        **vars(genotype.deployment),
-        **own,
-    }
+    parts = genotype.architecture, genotype.training, genotype.deployment
+    found = {**vars(parts[0]), **vars(parts[1]), **vars(parts[2]), "values": None}
+    for name, value in genotype.architecture.values:
+        found[f"hp.{name}"] = value
+    return found
 
 
 # Bounds, failures, models ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from objectives.outcome import Outcome
 from search.crashes import Crashes
 from search.ensemble import best
 from search.front import over_bound, violations
-from search.history import BESIDE, NO_CLOCK, History, Plan, assembled, database, known_bench, known_space
-from search.lock import alone, connection, locked
+from search.history import BESIDE, NO_CLOCK, History, Plan, assembled, known_bench, known_space
+from search.lock import locked
+from search.opening import opened, take_plan
 from search.prior import FORETOLD, Prior, fitted
 from search.samplers import AUTO, SeededSampler, named
 from search.surrogate import proposed
@@ -82,9 +83,9 @@ class Study:
         sampler = SeededSampler(named(plan.sampler), plan.bench.seed)
         with contextlib.ExitStack() as held:
             held.callback(os.close, locked(home, name))
-            opened = held.enter_context(_opened(home, name, sampler, len(plan.objectives)))
-            _take_plan(opened, plan)
-            study = cls(home, plan, opened, held.pop_all())
+            kept = held.enter_context(opened(home, name, sampler, len(plan.objectives)))
+            take_plan(kept, plan)
+            study = cls(home, plan, kept, held.pop_all())
         try:
             study._recall()
         except BaseException:
@@ -398,13 +399,13 @@ class Study:
         reason = over_bound(outcome, self.plan.bench.bounds)
         return replace(outcome, state="infeasible", reason=reason) if reason else outcome
 
-    def _finish(self, number: int, outcome: Outcome) -> None:
+    def _finish(self, number: int, outcome: Outcome, *, revived: bool = False) -> None:
         trial = self._trials.pop(number)
         state, values = self._told(outcome)
         if state != TrialState.FAIL:
-            already = trial.constraints
+            already = trial.constraints if revived else {}  # by a driver that died between this and the next line
             for name, over in self._constraints(outcome).items():
-                if name not in already:  # else set by a driver that died between this and the next line
+                if name not in already:
                     trial.set_constraint(name, over)
         self._optuna.tell(number, values, state=state)
         self._outcomes[number] = outcome
@@ -460,7 +461,7 @@ class Study:
             elif "outcome" in kept:
                 outcome = from_json(Outcome, kept["outcome"])
                 self._note(self._revived(frozen), outcome.genotype)
-                self._finish(frozen.number, outcome)
+                self._finish(frozen.number, outcome, revived=True)
 
     def _adopt(self, trials: int) -> list[Group]:
         """The groups that a dead driver left unfinished, from wherever it was stopped in making them."""
@@ -493,67 +494,3 @@ class Study:
     def _revived(self, frozen: FrozenTrial) -> Trial:
         """A trial of a dead process, to be gone on with: Optuna has no public way to one."""
         return Trial(self._optuna, frozen._trial_id)
-
-
-def _take_plan(opened: optuna.Study, plan: Plan) -> None:
-    """Keep the plan, or its new places and sampler. Raises StudyError where it differs from that of the start in more.
-
-    A baseline that failed may be mended; before data and model were looked at, anything.
-    """
-    name, kept = opened.study_name, opened.user_attrs.get("plan")
-    begun = bool(opened.get_trials(deepcopy=False))
-    if kept == to_json(plan):
-        return
-    if kept is None:
-        if begun:
-            raise StudyError(f"the storage has a study {name!r} that brisk did not make; choose another --name")
-    else:
-        changed = from_json(Plan, kept).differences(plan)
-        failed = opened.user_attrs.get("baseline")
-        if not begun and not failed and "prepared" not in opened.user_attrs:
-            changed = []
-        if not begun:
-            changed = [one for one in changed if not one.startswith("bench.hypermodel")]
-        if failed and failed["state"] != "complete":  # what was tried meanwhile owes it nothing: it did not teach
-            mended = [one for one in changed if one.startswith(("baseline", "bench.teacher", "bench.model"))]
-            changed = [one for one in changed if one not in mended]
-            if mended and not changed:
-                opened.set_user_attr("baseline", None)
-        if any(one.startswith("bench.model.sha256") for one in changed) and plan.bench.model:
-            raise StudyError(
-                f"the model {plan.bench.model.path} of study {name!r} has changed since it was started; put the old "
-                "file back, or give a study of the new one a name of its own with --name"
-            )
-        if any(one.startswith("bench.hypermodel.sha256") for one in changed) and plan.bench.hypermodel:
-            raise StudyError(
-                f"the code of {plan.bench.hypermodel.path}, or what it imports beside it, has changed since study "
-                f"{name!r} was started; take the change back, or give a study of the new code a name of its own with "
-                "--name"
-            )
-        if changed:
-            raise StudyError(
-                f"the study {name!r} was started with another plan: {'; '.join(changed[:5])}. "
-                "Give the study of the new plan a name of its own with --name, or take the change back"
-            )
-    opened.set_user_attr("plan", to_json(plan))
-
-
-@contextlib.contextmanager
-def _opened(home: Path, name: str, sampler: SeededSampler, objectives: int) -> Iterator[optuna.Study]:
-    """The study in the storage, made where it is not there yet."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with alone(home / "locks" / "optuna.tables"):  # two first studies of a home would make its tables twice
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{database(home).resolve()}", engine_kwargs={"creator": lambda: connection(database(home))}
-        )
-    try:
-        yield optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=["minimize"] * objectives,
-            sampler=sampler,
-            load_if_exists=True,
-        )
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()

@@ -26,10 +26,10 @@ from spaces.space import Space
 
 FEWEST = 8  # trained models that it learns from
 MOST = 200  # of models and of forms: the newest, and those on the front
-POOL = 60
+POOL = 240
 NEIGHBOURS = 0.6  # the share of them that are like a member of the front,
 KEPT = 0.75  # but for one gene in four
-HOPE = 0.5  # standard deviations below the mean
+HOPE = 1.0  # standard deviations below the mean
 POINTS = 1000  # of the box
 SCALES = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)

@@ -28,22 +28,25 @@ class Trainings:
     def __init__(self, objectives: Sequence[str]) -> None:
         self._objectives = objectives
         self._passed: dict[str, dict[int, Sequence[Costs]]] = defaultdict(dict)  # group -> rung -> its forms
+        self._over: dict[tuple[int, int], list[list[float]]] = {}  # what was known of a trial that is over, by rung
         self._one = threading.Lock()
 
     def stop(self, group: str, question: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> str:
         """Why a training ends at a rung, "" where it goes on; those that are over count by their `outcomes`."""
         with self._one:
-            return self._stop(group, question, list(outcomes.values()))
+            return self._stop(group, question, list(outcomes.items()))
 
-    def _stop(self, group: str, question: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+    def _stop(self, group: str, question: Mapping[str, Any], outcomes: Sequence[tuple[int, Outcome]]) -> str:
         rung, forms = question["rung"], question["forms"]
         self._passed[group][rung] = forms
         came: dict[str, list[list[float]]] = defaultdict(list)
         for other, passed in self._passed.items():
             came[other] += _all_known(passed.get(rung, ()), self._objectives)
-        over = [outcome for outcome in outcomes if outcome.genotype.group not in self._passed]
-        for outcome in over:
-            came[outcome.genotype.group] += _all_known([at_rung(outcome, rung)], self._objectives)
+        for number, outcome in outcomes:
+            if outcome.genotype.group not in self._passed:
+                if (number, rung) not in self._over:
+                    self._over[number, rung] = _all_known([at_rung(outcome, rung)], self._objectives)
+                came[outcome.genotype.group] += self._over[number, rung]
         if not came[group] or goes_on({key: costs for key, costs in came.items() if costs}, group):
             return ""
         learned = f"at epoch {question['epoch']} of {question['of']}, with an error of {forms[0]['quality']:.3g}"

@@ -18,6 +18,7 @@ from objectives.outcome import Measurement
 from objectives.rehearsal import invented
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import to_json
+from spaces.signature import Signature
 
 
 def test_another_version_of_what_trains_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +138,7 @@ def weights_of_two(at: Path, *rates: float, alpha: float = 0.0) -> dict[float, l
 
 def test_a_model_trained_again_at_another_rate_owes_nothing_to_the_training_before(tmp_path: Path) -> None:
     after = weights_of_two(tmp_path / "a", 2e-2, 5e-3)
-    trained._kept.cache_clear()
+    trained._KEPT.clear()
     alone = weights_of_two(tmp_path / "b", 5e-3)
     for one, other in zip(after[5e-3], alone[5e-3], strict=True):
         np.testing.assert_array_equal(one, other)
@@ -146,19 +147,30 @@ def test_a_model_trained_again_at_another_rate_owes_nothing_to_the_training_befo
 
 def test_a_model_taught_by_its_own_like_begins_at_the_beginning(tmp_path: Path) -> None:
     """The teacher, trained for the lesson, is of the same architecture: its weights must not become the pupil's."""
-    trained._kept.cache_clear()
+    trained._KEPT.clear()
     first = weights_of_two(tmp_path / "a", 1e-2, alpha=0.5)
-    trained._kept.cache_clear()
+    trained._KEPT.clear()
     plain = Genotype(Architecture("mingru", 8, frame_stack=2), Training(1e-2), Deployment("loop"))
     spec = TrainingSpec(epochs=3, batch_size=64, distillation=(0.0, 0.5))
     where = bench(tmp_path / "b", task=TaskSpec(data="digits-rows"), training=spec, teacher=plain)
     data = load(where.task, seed=where.seed, root="")
     trained._lesson(where, data, where.teachers, lambda event: None)
-    trained._kept.cache_clear()  # the pupil's model has never been a teacher's
+    trained._KEPT.clear()  # the pupil's model has never been a teacher's
     pupil = replace(plain, training=Training(1e-2, 0.5))
     weights, _ = trained.trained(where, data, pupil, lambda event: None)
     for one, other in zip(first[1e-2], [array for arrays in weights.values() for array in arrays], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_models_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained._KEPT.clear()
+    signature = Signature("classification", 4, 2, 2)
+    small = [trained._kept(Architecture("simple_rnn", units), signature, 0, "cpu") for units in (2, 3)]
+    assert trained._kept(Architecture("simple_rnn", 2), signature, 0, "cpu") is small[0]
+    monkeypatch.setattr(trained, "KEPT_BYTES", small[0].size_bytes)
+    trained._kept(Architecture("simple_rnn", 2), signature, 0, "cpu")
+    assert list(trained._KEPT.values()) == [small[0]]
+    assert trained._kept(Architecture("simple_rnn", 64), signature, 0, "cpu").size_bytes > trained.KEPT_BYTES
 
 
 def test_a_form_with_random_weights_is_made_once_for_all_trainings_of_an_architecture(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(tmp_path: Path, monke
         return opened
 
     with monkeypatch.context() as patched:
-        patched.setattr("search.study.connection", lambda path: fill(connection(path)))
+        patched.setattr("search.opening.connection", lambda path: fill(connection(path)))
         said = pytest.raises(StudyError, match=r"disk is full.*everything finished before is kept")
         with said, disk_trouble_told(tmp_path):
             driven(tmp_path, 60)

@@ -146,10 +146,15 @@ def plan(home: Path, space: Space, seed: int, start: str, sampler: str = "tpe") 
 
 def run(sampler: str, space: str, start: str, seed: int) -> list[float]:
     """The hypervolume that one study has found at each budget."""
-    asked = plan(Path(), SPACES[space], seed, start)
+    with tempfile.TemporaryDirectory(dir=_memory()) as home:
+        return _run(Path(home), sampler, space, start, seed)
+
+
+def _run(home: Path, sampler: str, space: str, start: str, seed: int) -> list[float]:
+    asked = plan(home, SPACES[space], seed, start)
     kept = optuna.create_study(directions=["minimize"] * 3, sampler=SeededSampler(RIVALS[sampler], seed))
     volumes = []
-    with Study(Path(), asked, kept, contextlib.ExitStack()) as study:
+    with Study(home, asked, kept, contextlib.ExitStack()) as study:
         study.keep_prepared(prepare(to_json(asked.bench)))
         for budget in BUDGETS:
             _tell(study, budget)
