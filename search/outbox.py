@@ -85,8 +85,11 @@ class Outbox:
         if self._sink is None:
             self._sink = self._open()
         failures: list[Exception] = []
+        shown: Mapping[str, Any] | None = None
         while waiting := self._newest():
             for number, outcome in waiting:
+                if self._summary is not shown and not self._closing:  # it must not wait where trials never end
+                    shown = self._ship_front(self._sink)
                 began = time.monotonic()
                 try:
                     self._sink.trial(number, outcome)
@@ -101,17 +104,19 @@ class Outbox:
                     self._wake.wait_for(lambda: self._closing, timeout=REST * (time.monotonic() - began))
             if failures:
                 raise failures[0]
-        self._ship_front(self._sink)
+        shown = self._ship_front(self._sink)
+        with self._wake:
+            if self._summary is shown:
+                self._summary = None
 
     def _newest(self) -> list[tuple[Key, Outcome]]:
         with self._wake:
             return list(self._waiting.items())
 
-    def _ship_front(self, sink: Sink) -> None:
+    def _ship_front(self, sink: Sink) -> Mapping[str, Any] | None:
+        """Ship the newest summary, which is given back."""
         with self._wake:
             summary, told = self._summary, list(self._told.items())
         if summary is not None:
             sink.front(summary, told)
-            with self._wake:
-                if self._summary is summary:
-                    self._summary = None
+        return summary

@@ -165,12 +165,13 @@ def test_the_outbox_ships_to_the_store(home):
 class Sink:
     """A store in memory, which refuses the trials in `bad`."""
 
-    def __init__(self, bad=()):
-        self.bad, self.trials, self.summary, self.gate = set(bad), {}, None, threading.Event()
+    def __init__(self, bad=(), takes_s=0.0):
+        self.bad, self.trials, self.summary, self.gate, self.takes_s = set(bad), {}, None, threading.Event(), takes_s
         self.gate.set()
 
     def trial(self, number, found):
         self.gate.wait()
+        time.sleep(self.takes_s)
         if number in self.bad:
             raise RuntimeError(f"no {number}")
         self.trials[number] = found
@@ -203,6 +204,18 @@ def test_what_failed_is_tried_again_and_the_newest_state_wins():
     assert outbox.close(timeout_s=5)
     assert sink.trials == {1: newer}
     assert sink.summary == {"front": "new"}
+
+
+def test_the_front_is_shown_while_trials_come_faster_than_they_are_shipped():
+    sink, shown = Sink(takes_s=0.001), threading.Event()
+    sink.front = lambda summary, outcomes: shown.set()
+    outbox = Outbox(lambda: sink)
+    for number in range(1000):
+        outbox.put(number, outcome(number % 24))
+    outbox.show({"front": []})
+    assert shown.wait(5)
+    assert outbox.pending > 500
+    assert outbox.close(timeout_s=5)
 
 
 def test_closing_waits_no_longer_than_it_was_told():

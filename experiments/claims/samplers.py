@@ -35,7 +35,7 @@ from objectives.outcome import Conditions, Outcome
 from objectives.rehearsal import invented, prepare
 from search.front import front, hypervolume
 from search.history import Plan, database
-from search.samplers import SAMPLERS, Make, SeededSampler, named
+from search.samplers import AUTO, SAMPLERS, Make, SeededSampler, named
 from search.study import SpaceExhausted, Study
 from search.warm import KNOWN
 from spaces.catalog import CELLS
@@ -85,7 +85,7 @@ SPACES = {
 LOOPED = tuple(cell for cell, row in CELLS.items() if "loop" in row.lowerings)
 ONE_FORM = replace(SPACES["wide"], cell=LOOPED, qat=("",), bits=("32",), lowering=("loop",), steps=(4,))
 RIVALS: dict[str, Make] = {
-    **{name: SAMPLERS[name] for name in ("tpe", "nsga2", "random")},
+    **{name: SAMPLERS[name] for name in (AUTO, "tpe", "nsga2", "random")},
     "tpe, 40 random first": lambda seed: TPESampler(seed=seed, n_startup_trials=40),
     "tpe, multivariate": lambda seed: TPESampler(seed=seed, multivariate=True, group=True),
 }
@@ -110,7 +110,7 @@ def main() -> int:
             _keep(kept)
     print(_table(kept["runs"]))
     if not asked.untimed:
-        kept["timed"] = timed("tpe")
+        kept["timed"] = timed(AUTO)
         _keep(kept)
     late = [
         trials
@@ -151,7 +151,7 @@ def run(sampler: str, space: str, start: str, seed: int) -> list[float]:
 
 
 def _run(home: Path, sampler: str, space: str, start: str, seed: int) -> list[float]:
-    asked = plan(home, SPACES[space], seed, start)
+    asked = plan(home, SPACES[space], seed, start, AUTO if sampler == AUTO else "tpe")
     kept = optuna.create_study(directions=["minimize"] * 3, sampler=SeededSampler(RIVALS[sampler], seed))
     volumes = []
     with Study(home, asked, kept, contextlib.ExitStack()) as study:
