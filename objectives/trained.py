@@ -33,9 +33,9 @@ MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
 """What trained weights depend on beside the bench: another version of these trains anew."""
 
 CALIBRATION_ROWS = 100  # for static integer forms
-KEPT_BYTES = 2**25
-"""The weights of the models that a process keeps: a search comes back to what is good, to train it at another rate.
-Each has five times its weights with it, and graphs.
+MODELS, KEPT_BYTES = 16, 2**25
+"""How many models a process keeps at most, and of how many bytes of weights: a search comes back to what is good, to
+train it at another rate. Each has five times its weights with it, graphs, and the targets.
 """
 
 
@@ -82,7 +82,7 @@ def _kept(*what: Any) -> _Built:
     """What `_built` made before, if it was not long ago."""
     found = _KEPT.pop(what) if what in _KEPT else _built(*what)
     _KEPT[what] = found
-    while sum(each.size_bytes for each in _KEPT.values()) > KEPT_BYTES and len(_KEPT) > 1:
+    while len(_KEPT) > MODELS or (len(_KEPT) > 1 and sum(one.size_bytes for one in _KEPT.values()) > KEPT_BYTES):
         del _KEPT[next(iter(_KEPT))]
     return found
 

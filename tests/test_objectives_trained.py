@@ -162,11 +162,15 @@ def test_a_model_taught_by_its_own_like_begins_at_the_beginning(tmp_path: Path) 
         np.testing.assert_array_equal(one, other)
 
 
-def test_models_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_kept_up_to_a_number_and_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     trained._KEPT.clear()
     signature = Signature("classification", 4, 2, 2)
     small = [trained._kept(Architecture("simple_rnn", units), signature, 0, "cpu") for units in (2, 3)]
     assert trained._kept(Architecture("simple_rnn", 2), signature, 0, "cpu") is small[0]
+    monkeypatch.setattr(trained, "MODELS", 2)
+    trained._kept(Architecture("simple_rnn", 3), signature, 1, "cpu")
+    assert len(trained._KEPT) == 2
+    assert small[0] in trained._KEPT.values()  # the older one went
     monkeypatch.setattr(trained, "KEPT_BYTES", small[0].size_bytes)
     trained._kept(Architecture("simple_rnn", 2), signature, 0, "cpu")
     assert list(trained._KEPT.values()) == [small[0]]
@@ -196,3 +200,15 @@ def test_a_form_with_random_weights_is_made_once_for_all_trainings_of_an_archite
     Cache(tmp_path).artifact(artifacts[0].sha256).write_bytes(b"rubbish")
     assert evaluate._artifact(group, 0, "untrained") == artifacts[0]
     assert made == [Deployment("loop", 4, "32")]  # the float file is there
+
+
+def test_the_sequences_are_held_once_however_many_models_are_kept(tmp_path: Path) -> None:
+    trained._KEPT.clear()
+    weights_of_two(tmp_path, 1e-2)
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=TrainingSpec(epochs=1))
+    data = load(where.task, seed=where.seed, root="")
+    for units in (4, 5):
+        one = Genotype(Architecture("mingru", units, frame_stack=2), Training(1e-2), Deployment())
+        trained.trained(where, data, one, lambda event: None)
+    first, second = (built.graphs._made[2]._data[0] for built in list(trained._KEPT.values())[-2:])
+    assert first is second

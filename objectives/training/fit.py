@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,11 +60,11 @@ def fit(
     `training.distillation` is not 0; its unlabelled sequences are then part of every epoch. At its `rungs` a training
     is kept and may be stopped; it is taken up at the last one that an earlier try came to, but for one that zeroes or
     rounds weights meanwhile, which starts anew. `graphs`: those of earlier trainings of this very model, if it draws no
-    random numbers. Raises CandidateError where the loss is no longer a number, Stopped
-    where a rung ended it. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and validation_metric,
-    metric, learned (the validation error at each rung), realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s
-    (tracing included), epoch_s (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how
-    it ran: "plain", "xla", or "plain, for XLA cannot compile it: ...".
+    random numbers. Raises CandidateError where the loss is no longer a number, Stopped where a rung ended it. Returns
+    epochs_run, best_epoch (from 1), its loss, validation_loss and validation_metric, metric, learned (the validation
+    error at each rung), realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s (tracing included), epoch_s
+    (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how it ran: "plain", "xla", or
+    "plain, for XLA cannot compile it: ...".
     """
     going_on = training.before is not None
     if going_on:
@@ -291,14 +290,15 @@ class _Epoch:
         return tf.function(epoch, autograph=False)  # type: ignore[no-any-return]
 
 
-_TAKEN: list[tuple[tuple[Array, ...], list[Any]]] = []  # the columns that were made constants last
+_TAKEN: list[tuple[Array, Any]] = []  # what was made a constant for the last training
 
 
 def _constants(columns: tuple[Array, ...]) -> list[Any]:
-    """The columns as tensors, which trainings in a row on the same data share."""
-    if not (_TAKEN and len(_TAKEN[0][0]) == len(columns) and all(map(operator.is_, _TAKEN[0][0], columns))):
-        _TAKEN[:] = [(columns, [tf.constant(column) for column in columns])]
-    return _TAKEN[0][1]
+    """The columns as tensors; trainings in a row on the same sequences share those, for they may be large."""
+    kept = [next((tensor for array, tensor in _TAKEN if array is column), None) for column in columns]
+    found = [tf.constant(column) if tensor is None else tensor for column, tensor in zip(columns, kept, strict=True)]
+    _TAKEN[:] = zip(columns, found, strict=True)
+    return found
 
 
 def _validation(model: Any, dataset: Dataset) -> Callable[[], dict[str, float]]:
