@@ -101,7 +101,12 @@ class Trained:
     def _built(self) -> _Built:
         """The Keras model as it was built, to be looked at, trained and asked."""
         what = (self._genotype.served, self._data.signature, self._bench.training_seed)
-        return (_built if self._genotype.served.dropout else _kept)(*what, self._bench.training.accelerator)
+        return (_built if self._anew else _kept)(*what, self._bench.training.accelerator)
+
+    @property
+    def _anew(self) -> bool:
+        """Whether each training makes graphs of its own: those with dropout would draw other random numbers."""
+        return self._genotype.served.dropout > 0 or "graphs" in self._bench.without
 
     @property
     def model(self) -> Any:
@@ -115,8 +120,8 @@ class Trained:
 
     @property
     def graphs(self) -> Graphs | None:
-        """What earlier trainings of the model were traced to; None where each is to draw random numbers of its own."""
-        return None if self._genotype.served.dropout else self._built.graphs
+        """What earlier trainings of the model were traced to."""
+        return None if self._anew else self._built.graphs
 
     @property
     def blueprint(self) -> str:

@@ -212,3 +212,17 @@ def test_the_sequences_are_held_once_however_many_models_are_kept(tmp_path: Path
         trained.trained(where, data, one, lambda event: None)
     first, second = (built.graphs._made[2]._data[0] for built in list(trained._KEPT.values())[-2:])
     assert first is second
+
+
+def test_a_model_is_built_anew_where_that_economy_is_switched_off_or_it_draws_random_numbers(tmp_path: Path) -> None:
+    trained._KEPT.clear()
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=TrainingSpec(epochs=1))
+    data = load(where.task, seed=where.seed, root="")
+    plain = Genotype(Architecture("simple_rnn", 3), Training(1e-2), Deployment())
+    drawing = replace(plain, architecture=Architecture("simple_rnn", 3, dropout=0.2))
+    kept = [trained.Trained(where, data, plain) for _ in range(2)]
+    assert kept[0].model is kept[1].model
+    for one, asked in ((plain, replace(where, without=("graphs",))), (drawing, where)):
+        anew = [trained.Trained(asked, data, one) for _ in range(2)]
+        assert anew[0].model is not anew[1].model
+        assert anew[0].graphs is None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.spec import read
+from objectives.bench import ECONOMIES
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
 from objectives.deployment.quantize import quantize
@@ -53,7 +54,7 @@ class Ground:
         spec = read(where.task, (f"study.seed={where.seed}",))
         self.where, self.folder = where, Path(where.folder)
         bench = spec.bench(str(self.folder / f"home-{os.getpid()}"))
-        self.bench = replace(bench, training=replace(bench.training, rungs=()))
+        self.bench = replace(bench, training=replace(bench.training, rungs=()), without=ECONOMIES)
         self.data, self.space = loaded(self.bench), spec.space
         self.task = TASKS[self.data.signature.kind]
 
