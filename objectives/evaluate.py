@@ -130,8 +130,7 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     """The file of one form with the group's weights of the moment; `stage` tells trained weights from untrained."""
     asked = group.forms[form].deployment
     group.emit({"event": "stage", "stage": "lower", "form": form, "detail": stage})
-    key = _look_key(group, asked) if stage == "untrained" else ""
-    if key and (kept := _kept_artifact(group, key)):
+    if stage == "untrained" and (kept := _kept_look(group, asked)):
         return kept
     ours = asked.lowering != "keras" and asked.bits not in STATIC_BITS  # else the stock converter does the quantising
     converted = replace(asked, bits="32") if ours else asked
@@ -141,50 +140,49 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     if ours:
         group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
         content = quantize(content, asked.bits, head=group.bench.quantize_head)
+    return _kept_artifact(group, asked, content, stage)
+
+
+def _kept_artifact(group: Group, asked: Deployment, content: bytes, stage: str) -> Artifact:
+    """What is known of a file, which the cache keeps; one with random weights any training of the architecture has."""
     sha256 = group.cache.keep_artifact(content)
     packed = len(zlib.compress(content))
     made = group.origin.exporter(asked)
     artifact = Artifact(sha256, len(content), asked.batch, realised_bits(content), made, compressed_bytes=packed)
-    if key:
-        group.cache.keep_record("looked", key, to_json(artifact))
+    if stage == "untrained" and group.origin.blueprint:
+        group.cache.keep_record("looked", _look_key(group, asked), to_json(artifact))
     return artifact
 
 
 def _look_key(group: Group, asked: Deployment) -> str:
-    """Names a form's file with random weights, which any training of the same architecture has; "" where none has."""
-    blueprint = group.origin.blueprint
-    return digest(blueprint, asked, group.bench.quantize_head) if blueprint else ""
+    return digest(group.origin.blueprint, asked, group.bench.quantize_head)
 
 
-def _kept_artifact(group: Group, key: str) -> Artifact | None:
-    with contextlib.suppress(ValidationError):  # of an older brisk
-        kept = from_json(Artifact, group.cache.record("looked", key))
+def _kept_look(group: Group, asked: Deployment) -> Artifact | None:
+    """The file of a form with random weights, if the cache has it."""
+    if not group.origin.blueprint:
+        return None
+    with contextlib.suppress(ValidationError):  # nothing there, or of an older brisk
+        kept = from_json(Artifact, group.cache.record("looked", _look_key(group, asked)))
         return kept if group.cache.content(kept.sha256) else None
     return None
 
 
 def _untrained(group: Group, asked: Deployment) -> bytes:
-    """The file with random weights before anything is narrowed."""
-    if content := _kept_untrained(group, asked):
-        return content
+    """The content of such a file, before anything is narrowed."""
+    if kept := _kept_look(group, asked):
+        return group.cache.artifact(kept.sha256).read_bytes()
     group.origin.start()
     content = group.origin.lower(asked)
-    if key := _look_key(group, asked):
-        group.cache.keep_record("lowered", key, {"sha256": group.cache.keep_artifact(content)})
+    _kept_artifact(group, asked, content, "untrained")
     return content
-
-
-def _kept_untrained(group: Group, asked: Deployment) -> bytes | None:
-    if content := group.lowered.get(("untrained", asked)):
-        return content
-    kept = group.cache.record("lowered", key) if (key := _look_key(group, asked)) else None
-    return group.cache.content(kept["sha256"]) if kept else None
 
 
 def _converted(group: Group, asked: Deployment) -> bytes:
     """The file with trained weights; a float one answers as the Keras model does, however it was made."""
     checked = asked.bits == "32"
-    if checked and "pour" not in group.bench.without and (known := _kept_untrained(group, asked)):
+    if checked and "pour" not in group.bench.without and (look := _kept_look(group, asked)):
+        known = group.cache.artifact(look.sha256).read_bytes()
         with contextlib.suppress(CandidateError):  # of weights that are not where they seem to be
             if content := group.origin.poured(known, asked):
                 return _checked(group, content)

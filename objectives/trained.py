@@ -69,7 +69,7 @@ class _Built:
         return outputs_of(self.serving)
 
 
-def _built(architecture: Architecture, signature: Signature, seed: int, accelerator: str) -> _Built:
+def _fresh(architecture: Architecture, signature: Signature, seed: int, accelerator: str) -> _Built:
     with strategy_of(accelerator).scope():
         model = build(architecture, signature, seed)
     return _Built(model, weights_of(model), signature)
@@ -79,8 +79,8 @@ _KEPT: dict[tuple[Any, ...], _Built] = {}  # the newest last
 
 
 def _kept(*what: Any) -> _Built:
-    """What `_built` made before, if it was not long ago."""
-    found = _KEPT.pop(what) if what in _KEPT else _built(*what)
+    """What `_fresh` made before, if it was not long ago."""
+    found = _KEPT.pop(what) if what in _KEPT else _fresh(*what)
     _KEPT[what] = found
     while len(_KEPT) > MODELS or (len(_KEPT) > 1 and sum(one.size_bytes for one in _KEPT.values()) > KEPT_BYTES):
         del _KEPT[next(iter(_KEPT))]
@@ -101,7 +101,7 @@ class Trained:
     def _built(self) -> _Built:
         """The Keras model as it was built, to be looked at, trained and asked."""
         what = (self._genotype.served, self._data.signature, self._bench.training_seed)
-        return (_built if self._anew else _kept)(*what, self._bench.training.accelerator)
+        return (_fresh if self._anew else _kept)(*what, self._bench.training.accelerator)
 
     @property
     def _anew(self) -> bool:

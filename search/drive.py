@@ -137,7 +137,8 @@ class _Lane:
         self.abandon = threading.Event()
         self.warming = False  # getting its imports done, which nobody waits for
         self._news = news
-        self._ahead: float = 0  # outcomes told that were not taken in
+        self._ahead = 0  # outcomes told that were not taken in
+        self._closed = False
         self._taken_in = threading.Condition()
         self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits, Answer] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -174,7 +175,7 @@ class _Lane:
     def close(self) -> None:
         self._calls.put(None)
         with self._taken_in:
-            self._ahead = -math.inf
+            self._closed = True
             self._taken_in.notify()
         self.child.close()
         self._thread.join()
@@ -204,8 +205,8 @@ class _Lane:
 
     def _ask(self, answer: Answer, question: Event) -> str:
         with self._taken_in:
-            self._taken_in.wait_for(lambda: self._ahead <= 0)
-        if self._ahead < 0:
+            self._taken_in.wait_for(lambda: not self._ahead or self._closed)
+        if self._closed:
             raise ChildDied("crashed", "the driver has gone")
         return answer(question)
 

@@ -11,7 +11,7 @@ from objectives.outcome import Outcome
 from search.ledger import Key
 
 TRIES = 3  # failures within one attempt after which the sink is taken for dead
-REST = 9  # times as long as a trial took, the thread then stands still: the search needs the processor more
+REST = 9  # times the processor time that a trial took, the thread then stands still: the search needs it more
 
 
 class Sink(Protocol):
@@ -90,7 +90,7 @@ class Outbox:
             for number, outcome in waiting:
                 if self._summary is not shown and not self._closing:  # it must not wait where trials never end
                     shown = self._ship_front(self._sink)
-                began = time.monotonic()
+                spent = time.thread_time()  # a server far away costs none
                 try:
                     self._sink.trial(number, outcome)
                 except Exception as error:  # a bad trial must not hold up the rest
@@ -101,7 +101,7 @@ class Outbox:
                 with self._wake:
                     if self._waiting.get(number) is outcome:
                         del self._waiting[number]
-                    self._wake.wait_for(lambda: self._closing, timeout=REST * (time.monotonic() - began))
+                    self._wake.wait_for(lambda: self._closing, timeout=REST * (time.thread_time() - spent))
             if failures:
                 raise failures[0]
         shown = self._ship_front(self._sink)

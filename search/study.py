@@ -236,11 +236,11 @@ class Study:
         """
         for genotype in self._beginning():
             if genotype.key not in self._known:
-                return self._started(genotype, {})
+                return self._started(genotype)
         if self._gathering:
             self._optuna.enqueue_trial({"distillation": 0.0})
         elif promising := self._promising():
-            return self._started(promising, {})
+            return self._started(promising)
         return self._optuna.ask()
 
     def _promising(self) -> Genotype | None:
@@ -327,17 +327,17 @@ class Study:
         """Put those siblings of a lead that are not there yet into the storage and start them."""
         for sibling in siblings:
             if sibling.key not in self._known:
-                self._note(self._started(sibling, {"lead": lead, "genotype": to_json(sibling)}), sibling)
+                self._note(self._started(sibling, lead=lead, genotype=to_json(sibling)), sibling)
         group = {self._known[one.key]: one for one in (genotype, *siblings)}
         unfinished = {number: one for number, one in group.items() if number in self._asked}
         return Group(tuple(unfinished), tuple(unfinished.values()))
 
-    def _started(self, genotype: Genotype, kept: Mapping[str, Any]) -> Trial:
+    def _started(self, of: Genotype, **kept: Any) -> Trial:
         """A trial of a genotype, RUNNING, put into the storage at one stroke: asking costs a commit a parameter."""
-        fixed = FixedTrial(self._space.parameters(genotype, self._signature, **self._teaching))
+        fixed = FixedTrial(self._space.parameters(of, self._signature, **self._teaching))
         self._sample(fixed)
         template = optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=fixed.params, distributions=fixed.distributions, user_attrs=dict(kept)
+            state=TrialState.RUNNING, params=fixed.params, distributions=fixed.distributions, user_attrs=kept
         )
         storage = self._optuna._storage  # Study.add_trial does not tell which trial it made
         return Trial(self._optuna, storage.create_new_trial(self._optuna._study_id, template_trial=template))
@@ -366,7 +366,10 @@ class Study:
     # What is worth going on with ------------------------------------------------------------------------------------
 
     def stop(self, group: str, question: Mapping[str, Any]) -> str:
-        """Why the training of a group ends at a rung, "" where it goes on; the question is of `objectives.evaluate`."""
+        """Why the training of a group ends at a rung, "" where it goes on; the question is of `objectives.evaluate`.
+
+        Any thread may ask: nothing of Optuna is touched.
+        """
         return "" if "halving" in self.plan.bench.without else self._trainings.stop(group, question, self._outcomes)
 
     # What came of it -------------------------------------------------------------------------------------------------

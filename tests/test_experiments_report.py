@@ -272,20 +272,33 @@ class Gone(io.StringIO):
         raise BrokenPipeError
 
 
+def counted(progress):
+    """What the display says is done."""
+    out = io.StringIO()
+    Console(file=out, width=120).print(progress._render())
+    return next(line for line in out.getvalue().splitlines() if "trials" in line).split("·")[0].strip()
+
+
 @pytest.mark.parametrize("tty", [True, False])
 def test_a_reader_that_went_away_does_not_stop_the_study(tty):
-    with Progress(tty, stream=Gone(), trials=3) as progress:
-        for event in events(3):
-            progress(event)
+    seen = []
+    for stream in (Gone(), io.StringIO()):
+        with Progress(tty, stream=stream, trials=3) as progress:
+            for event in events(3):
+                progress(event)
+        seen.append(counted(progress))
+    assert seen[0] == seen[1]
+    assert "2 complete" in seen[0]
 
 
 def test_a_closed_stream_and_odd_events_do_not_stop_the_study():
     out = io.StringIO()
-    progress = Progress(False, stream=out)
+    progress = Progress(False, stream=out, trials=3)
     out.close()
-    progress.told(1, outcome(1))
     progress({"event": "something new"})
     progress({})
+    progress.told(1, outcome(1))
+    assert "1 complete" in counted(progress)
 
 
 def test_a_reason_of_many_lines_stays_on_one():

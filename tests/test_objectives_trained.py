@@ -120,7 +120,7 @@ def test_stages_of_training_go_on_from_each_other_and_are_shared(tmp_path: Path)
     assert trained.Trained(headed, data, cut).recall()
 
 
-def weights_of_two(at: Path, *rates: float, alpha: float = 0.0) -> dict[float, list[np.ndarray[Any, Any]]]:
+def weights_by_rate(at: Path, *rates: float, alpha: float = 0.0) -> dict[float, list[np.ndarray[Any, Any]]]:
     """What trainings of one architecture come to, one after the other; with `alpha` taught by their like."""
     spec = TrainingSpec(epochs=3, batch_size=64, distillation=(0.0, alpha) if alpha else (0.0,))
     plain = Genotype(Architecture("mingru", 8, frame_stack=2), Training(rates[0]), Deployment("loop"))
@@ -137,9 +137,9 @@ def weights_of_two(at: Path, *rates: float, alpha: float = 0.0) -> dict[float, l
 
 
 def test_a_model_trained_again_at_another_rate_owes_nothing_to_the_training_before(tmp_path: Path) -> None:
-    after = weights_of_two(tmp_path / "a", 2e-2, 5e-3)
+    after = weights_by_rate(tmp_path / "a", 2e-2, 5e-3)
     trained._KEPT.clear()
-    alone = weights_of_two(tmp_path / "b", 5e-3)
+    alone = weights_by_rate(tmp_path / "b", 5e-3)
     for one, other in zip(after[5e-3], alone[5e-3], strict=True):
         np.testing.assert_array_equal(one, other)
     assert any((one != other).any() for one, other in zip(after[5e-3], after[2e-2], strict=True))
@@ -148,7 +148,7 @@ def test_a_model_trained_again_at_another_rate_owes_nothing_to_the_training_befo
 def test_a_model_taught_by_its_own_like_begins_at_the_beginning(tmp_path: Path) -> None:
     """The teacher, trained for the lesson, is of the same architecture: its weights must not become the pupil's."""
     trained._KEPT.clear()
-    first = weights_of_two(tmp_path / "a", 1e-2, alpha=0.5)
+    first = weights_by_rate(tmp_path / "a", 1e-2, alpha=0.5)
     trained._KEPT.clear()
     plain = Genotype(Architecture("mingru", 8, frame_stack=2), Training(1e-2), Deployment("loop"))
     spec = TrainingSpec(epochs=3, batch_size=64, distillation=(0.0, 0.5))
@@ -204,13 +204,13 @@ def test_a_form_with_random_weights_is_made_once_for_all_trainings_of_an_archite
 
 def test_the_sequences_are_held_once_however_many_models_are_kept(tmp_path: Path) -> None:
     trained._KEPT.clear()
-    weights_of_two(tmp_path, 1e-2)
+    weights_by_rate(tmp_path, 1e-2)
     where = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=TrainingSpec(epochs=1))
     data = load(where.task, seed=where.seed, root="")
     for units in (4, 5):
         one = Genotype(Architecture("mingru", units, frame_stack=2), Training(1e-2), Deployment())
         trained.trained(where, data, one, lambda event: None)
-    first, second = (built.graphs._made[2]._data[0] for built in list(trained._KEPT.values())[-2:])
+    first, second = (built.graphs.traced.epoch._data[0] for built in list(trained._KEPT.values())[-2:])
     assert first is second
 
 

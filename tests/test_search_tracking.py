@@ -165,13 +165,12 @@ def test_the_outbox_ships_to_the_store(home):
 class Sink:
     """A store in memory, which refuses the trials in `bad`."""
 
-    def __init__(self, bad=(), takes_s=0.0):
-        self.bad, self.trials, self.summary, self.gate, self.takes_s = set(bad), {}, None, threading.Event(), takes_s
+    def __init__(self, bad=()):
+        self.bad, self.trials, self.summary, self.gate = set(bad), {}, None, threading.Event()
         self.gate.set()
 
     def trial(self, number, found):
         self.gate.wait()
-        time.sleep(self.takes_s)
         if number in self.bad:
             raise RuntimeError(f"no {number}")
         self.trials[number] = found
@@ -207,14 +206,27 @@ def test_what_failed_is_tried_again_and_the_newest_state_wins():
 
 
 def test_the_front_is_shown_while_trials_come_faster_than_they_are_shipped():
-    sink, shown = Sink(takes_s=0.001), threading.Event()
+    sink, shown = Sink(), threading.Event()
     sink.front = lambda summary, outcomes: shown.set()
+    sink.trial = lambda number, found: None if shown.is_set() else outbox.put(number + 1, found)  # there is a next one
     outbox = Outbox(lambda: sink)
-    for number in range(1000):
-        outbox.put(number, outcome(number % 24))
+    outbox.put(0, outcome(0))
     outbox.show({"front": []})
     assert shown.wait(5)
-    assert outbox.pending > 500
+    assert outbox.close(timeout_s=5)
+
+
+def test_a_slow_server_is_not_rested_for():
+    """Only what costs the processor is: waiting takes nothing from the search."""
+    sink = Sink()
+    sink.trial = lambda number, found: time.sleep(0.1)
+    outbox = Outbox(lambda: sink)
+    for number in range(6):
+        outbox.put(number, outcome(number))
+    until = time.monotonic() + 4  # nine times 0.1 s for each would be 5.4 s more
+    while outbox.pending and time.monotonic() < until:
+        time.sleep(0.01)
+    assert outbox.pending == 0
     assert outbox.close(timeout_s=5)
 
 

@@ -146,20 +146,17 @@ def plan(home: Path, space: Space, seed: int, start: str, sampler: str = "tpe") 
 
 def run(sampler: str, space: str, start: str, seed: int) -> list[float]:
     """The hypervolume that one study has found at each budget."""
-    with tempfile.TemporaryDirectory(dir=_memory()) as home:
-        return _run(Path(home), sampler, space, start, seed)
-
-
-def _run(home: Path, sampler: str, space: str, start: str, seed: int) -> list[float]:
-    asked = plan(home, SPACES[space], seed, start, AUTO if sampler == AUTO else "tpe")
     kept = optuna.create_study(directions=["minimize"] * 3, sampler=SeededSampler(RIVALS[sampler], seed))
     volumes = []
-    with Study(home, asked, kept, contextlib.ExitStack()) as study:
-        study.keep_prepared(prepare(to_json(asked.bench)))
-        for budget in BUDGETS:
-            _tell(study, budget)
-            costs = {number: costs_of(outcome) for number, outcome in study.outcomes.items()}
-            volumes.append(hypervolume([costs[number] for number in front(costs)], REFERENCE))
+    with tempfile.TemporaryDirectory(dir=_memory()) as folder:
+        home = Path(folder)
+        asked = plan(home, SPACES[space], seed, start, AUTO if sampler == AUTO else "tpe")
+        with Study(home, asked, kept, contextlib.ExitStack()) as study:
+            study.keep_prepared(prepare(to_json(asked.bench)))
+            for budget in BUDGETS:
+                _tell(study, budget)
+                costs = {number: costs_of(outcome) for number, outcome in study.outcomes.items()}
+                volumes.append(hypervolume([costs[number] for number in front(costs)], REFERENCE))
     return volumes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from objectives.task import TASKS
 from objectives.training.accelerator import compiled
 from objectives.training.distill import Lesson, Loss, columns_of, hinted, loss_of, outputs_of, targets_of
 from objectives.training.narrow import rounding
-from objectives.training.prune import held, sparsify
+from objectives.training.prune import Sparsity, held, sparsify
 from objectives.training.rungs import Rungs, packed
 from spaces.backend import keras, tf
 from spaces.errors import CandidateError
@@ -71,33 +71,21 @@ def fit(
         training, spec = _shorter(training, spec)
     started = time.perf_counter()
     signature, columns = dataset.signature, columns_of(dataset, training, lesson)
-    strategy = model.distribute_strategy
-    rows, replicas = len(columns[0]), strategy.num_replicas_in_sync
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    rows = len(columns[0])
     size = -(-min(spec.batch_size, rows) // replicas) * replicas
     steps = -(-rows // size)
     plain = not (going_on or training.sparsity or training.qat)
-    alike = plain and not training.distillation and graphs is not None
-    if alike and graphs and graphs.fits(dataset, spec):
-        sparsity, optimizer, train, validate, pupil = graphs.again(training.learning_rate)
-    else:
+    if not plain or training.distillation:
+        graphs = None
+    traced = graphs.again(dataset, spec, training.learning_rate) if graphs else None
+    if traced is None:
         keras.utils.set_random_seed(seed)  # which has TensorFlow forget what it has compiled
-        loss = loss_of(signature.kind, alpha=training.distillation, temperature=spec.temperature, hints=training.hints)
-        with strategy.scope():
-            narrow = rounding(model, training.qat, head=quantize_head)
-            if going_on and training.sparsity:
-                sparsity = held(model, narrow.moved)
-            else:
-                sparsity = sparsify(model, training.sparsity, steps * spec.epochs, training.block)
-            pupil = hinted(model, training, lesson)
-            moved = narrow.moved(pupil.trainable_variables)
-            after_step = (sparsity.after_step, narrow.after_step)
-            optimizer, rate = _optimizer(moved, training, spec, steps)
-        train = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
-        validate = _validation(model, dataset)
-        if alike and graphs:
-            graphs.keep(dataset, spec, rate, (sparsity, optimizer, train, validate, pupil))
+        traced = _traced(model, dataset, columns, training, spec, steps, lesson, quantize_head=quantize_head)
+        if graphs:
+            graphs.keep(dataset, spec, traced)
     best = _Best(model, LEARNED * _chance(signature, targets_of(signature, dataset.train.y)), spec.patience)
-    variables = [*pupil.variables, *optimizer.variables]
+    variables = [*traced.pupil.variables, *traced.optimizer.variables]
     begun = rungs.taken_up(variables) if rungs and plain else {}
     seconds: list[float] = begun.get("seconds", [])
     if rungs and begun:
@@ -110,14 +98,14 @@ def fit(
         if epoch <= begun.get("epoch", 0):
             continue
         began = time.perf_counter()
-        told = {"loss": float(train(tf.constant(order))), **validate()}
+        told = {"loss": float(traced.epoch(tf.constant(order))), **traced.validate()}
         seconds.append(time.perf_counter() - began)
         _refuse_nan(epoch, told, training, spec)
         if emit:
             work = {"sequences": rows, "seconds": seconds[-1]}
             shown = {**told, **work, "metric": told["validation_metric"]}
             emit({"event": "epoch", "epoch": epoch, "of": spec.epochs, **shown})
-        if sparsity.settled and best.enough(epoch, told):
+        if traced.sparsity.settled and best.enough(epoch, told):
             break
         if rungs and not going_on:
             rungs.reached(epoch, best.told or told, lambda: (packed(variables, best.weights), best.notes(seconds)))
@@ -129,45 +117,82 @@ def fit(
         "learned": rungs.learned if rungs else [],
         "epochs_run": len(seconds),
         "metric": TASKS[signature.kind].metric,
-        "realised_sparsity": sparsity.realised(),
-        "sparsity_by_matrix": sparsity.by_matrix(),
+        "realised_sparsity": traced.sparsity.realised(),
+        "sparsity_by_matrix": traced.sparsity.by_matrix(),
         "first_epoch_s": seconds[0],
         "epoch_s": epoch_s,
         "sequences_per_s": rows / epoch_s,
         "replicas": replicas,
-        "graph": train.graph,
+        "graph": traced.epoch.graph,
         "train_s": time.perf_counter() - started,
     }
 
 
-class Graphs:
-    """What a training of one model was traced to, so that the next one from the same start traces nothing.
+@dataclass(frozen=True)
+class _Traced:
+    """What a training of one model is traced to; the graphs read the learning rate that it begins with."""
 
-    Where it learns from labels alone the trainings differ in their learning rate, which the graphs read. The weights of
-    the start are put back by whoever keeps the model.
+    pupil: Any  # the model, with hints one around it
+    sparsity: Sparsity
+    optimizer: Any
+    rate: Any
+    epoch: _Epoch
+    validate: Callable[[], dict[str, float]]
+
+
+def _traced(
+    model: Any,
+    dataset: Dataset,
+    columns: tuple[Array, ...],
+    training: Training,
+    spec: TrainingSpec,
+    steps: int,
+    lesson: Lesson | None,
+    *,
+    quantize_head: bool,
+) -> _Traced:
+    kind, going_on = dataset.signature.kind, training.before is not None
+    loss = loss_of(kind, alpha=training.distillation, temperature=spec.temperature, hints=training.hints)
+    with model.distribute_strategy.scope():
+        narrow = rounding(model, training.qat, head=quantize_head)
+        if going_on and training.sparsity:
+            sparsity = held(model, narrow.moved)
+        else:
+            sparsity = sparsify(model, training.sparsity, steps * spec.epochs, training.block)
+        pupil = hinted(model, training, lesson)
+        moved = narrow.moved(pupil.trainable_variables)
+        rate = tf.Variable(training.learning_rate, trainable=False)
+        optimizer = _optimizer(moved, rate, spec, steps)
+    after_step = (sparsity.after_step, narrow.after_step)
+    epoch = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
+    return _Traced(pupil, sparsity, optimizer, rate, epoch, _validation(model, dataset))
+
+
+class Graphs:
+    """What trainings of one model are traced to, so that the next one from the same start traces nothing.
+
+    Those that learn from labels alone differ in their learning rate. The weights of the start are put back by whoever
+    keeps the model.
     """
 
     def __init__(self) -> None:
-        self._of: tuple[Any, ...] = ()
-        self._rate: Any = None
-        self._made: tuple[Any, ...] = ()
+        self._of: tuple[Dataset, TrainingSpec] | None = None
         self._start: list[Array] = []  # of the optimiser's variables
+        self.traced: _Traced | None = None
 
-    def fits(self, dataset: Dataset, spec: TrainingSpec) -> bool:
-        """Whether they are of these data and this budget."""
-        return bool(self._of) and self._of[0] is dataset and self._of[1] == spec
-
-    def keep(self, dataset: Dataset, spec: TrainingSpec, rate: Any, made: tuple[Any, ...]) -> None:
-        """Take them, before the first step is made."""
-        self._of, self._rate, self._made = (dataset, spec), rate, made
-        self._start = [variable.numpy() for variable in made[1].variables]
-
-    def again(self, learning_rate: float) -> tuple[Any, ...]:
-        """What was kept, for another training at this rate."""
-        self._rate.assign(learning_rate)
-        for variable, value in zip(self._made[1].variables, self._start, strict=True):
+    def again(self, dataset: Dataset, spec: TrainingSpec, learning_rate: float) -> _Traced | None:
+        """What was kept, for another training at this rate; None where nothing is, of these data and this budget."""
+        if self.traced is None or self._of is None or self._of[0] is not dataset or self._of[1] != spec:
+            return None
+        self.traced.rate.assign(learning_rate)
+        for variable, value in zip(self.traced.optimizer.variables, self._start, strict=True):
             variable.assign(value)
-        return self._made
+        return self.traced
+
+    def keep(self, dataset: Dataset, spec: TrainingSpec, traced: _Traced) -> None:
+        """Take it, before the first step is made."""
+        self._of, self.traced = (dataset, spec), traced
+        self._start = [variable.numpy() for variable in traced.optimizer.variables]
 
 
 class _Best:
@@ -207,13 +232,11 @@ def _shorter(training: Training, spec: TrainingSpec) -> tuple[Training, Training
     return replace(training, learning_rate=training.learning_rate * rate), replace(spec, epochs=epochs)
 
 
-def _optimizer(moved: list[Any], training: Training, spec: TrainingSpec, steps: int) -> tuple[Any, Any]:
-    """Adam, and the variable that its first learning rate is read from."""
-    rate = tf.Variable(training.learning_rate, trainable=False)
+def _optimizer(moved: list[Any], rate: Any, spec: TrainingSpec, steps: int) -> Any:
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps * spec.epochs, alpha=0.01)
     optimizer = keras.optimizers.Adam(schedule, clipnorm=spec.clipnorm)
     optimizer.build(moved)
-    return optimizer, rate
+    return optimizer
 
 
 class _Epoch:
