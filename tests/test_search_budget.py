@@ -16,6 +16,7 @@ from search.drive import Limits, drive
 from search.growth import settled, volume
 from search.study import Study
 from search.summary import summarise
+from spaces.errors import InputError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 
 REFERENCE = {"quality": 0.9, "latency": 10.0, "size": 1000.0}
@@ -74,6 +75,18 @@ def test_a_study_stops_when_it_has_what_was_asked_for(tmp_path: Path) -> None:
     assert not found.running  # what had been got ready was taken back
     with Study.start(tmp_path, "s", plan(tmp_path)) as study:
         assert drive(study, Limits(trials=600, stop_when="settled")) == "settled"
+
+
+def test_what_is_against_the_baseline_waits_for_it(tmp_path: Path) -> None:
+    """The search begins while the baseline is in training, so that there are points before it is known."""
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+        assert drive(study, Limits(trials=300, workers=2, stop_when="drop<=0.5, speedup>=1")) == "target"
+    found = history.read(tmp_path, "s")
+    assert reached("drop<=0.5", found) == "target"
+    assert reached("drop<=0.5", replace(found, baseline=None)) == ""
+    alone = replace(found, plan=replace(found.plan, baseline=None), baseline=None)
+    with pytest.raises(InputError, match="this study has none"):
+        reached("drop<=0.5", alone)
 
 
 def test_a_study_that_winds_down_keeps_its_stage_and_judges_its_front(tmp_path: Path) -> None:
