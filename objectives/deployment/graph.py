@@ -8,6 +8,7 @@ embedding; outside loops a matrix after which no other comes is the head, an ear
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,10 +49,11 @@ class Matrix:
     shape: tuple[int, ...]
 
 
-def matrices(model: bytes) -> list[Matrix]:
+@functools.lru_cache(maxsize=4)  # a float file is asked about once for each of its widths
+def matrices(model: bytes) -> tuple[Matrix, ...]:
     """Every use of a constant matrix in every subgraph of a .tflite, in the order of the file."""
     graph = read_graph(model)
-    return [matrix for index in range(len(graph.subgraphs)) for matrix in Reader(graph, index).matrices()]
+    return tuple(matrix for index in range(len(graph.subgraphs)) for matrix in Reader(graph, index).matrices())
 
 
 def keeps_state(model: bytes) -> bool:

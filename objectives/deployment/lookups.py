@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from objectives.deployment.graph import Reader
+from objectives.deployment.graph import Reader, matrices
 from objectives.deployment.interpreter import read_graph, schema, write_graph
 
 
@@ -15,6 +15,8 @@ def with_lookups(model: bytes) -> bytes:
 
     A lookup takes a plain list of row numbers, so a RESHAPE goes before it and one after.
     """
+    if not any(use.operation == "GATHER" for use in matrices(model)):
+        return model
     graph = read_graph(model)
     places = [(part, at) for part in graph.subgraphs for at in _gathers(graph, part)]
     for part, at in places:
