@@ -13,8 +13,8 @@ in `search.json`; parts of several durations do not compare, and the report says
 
 What is scored: every candidate that a system finished within its minutes, start-up included, by validation error of the
 deployed bytes, latency and size, which all systems are given as their objectives. Latencies are not the system's own:
-all that was ever on its front is measured again with brisk's meter, interleaved, in units of the frozen reference
-model, so that hours and systems compare. The hypervolume is that of (error, log latency, log size) as a share of a box,
+all that was ever on its front is measured again with brisk's meter, a graph once, interleaved, in units of the frozen
+reference model, so that hours and systems compare. The hypervolume is that of (error, log latency, log size) as a share of a box,
 from a reference point down to no error and a share of its latency and size. There are two (`BOXES`), and what is
 promised is kept where it is kept in both: "wide" holds all that is better than a constant predictor, "near" what could
 take the baseline's place. What was measured is kept, so that another box needs no other runs.
@@ -54,6 +54,8 @@ from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions, Measurement, Outcome
 from search.front import dominates, front, hypervolume
 from search.history import History, read
+from spaces.genotype import Genotype
+from spaces.record import digest, from_json, to_json
 
 KEPT = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[2]
@@ -182,7 +184,9 @@ def by_rival(
     reasons = [str(one["reason"]).strip().splitlines()[-1][:200] for one in failed]
     if not found:
         raise RuntimeError(f"{system} found nothing. {reasons[:3]} {(folder / 'said.txt').read_text()[-1500:]}")
-    points = [{**one, "t": one["t"] - began, "path": folder / one["file"]} for one in found]
+    points = [
+        {**one, "t": one["t"] - began, "path": folder / one["file"], "graph": graph_of(one["genotype"])} for one in found
+    ]
     return points, {"failed": len(failed), "failures": sorted(set(reasons))[:5]}
 
 
@@ -238,7 +242,14 @@ def told_at(home: Path, began: float) -> dict[int, float]:
 def point_of(outcome: Outcome) -> Point:
     """Its figures, by the search's own measurement."""
     error, latency, size = (OBJECTIVES[name].read(outcome) for name in ("quality", "latency", "size"))
-    return {"error": error, "latency_ms": latency, "size_kib": size}
+    graph = graph_of(to_json(outcome.genotype))
+    return {"error": error, "latency_ms": latency, "size_kib": size, "graph": graph}
+
+
+def graph_of(genotype: dict[str, Any]) -> str:
+    """Names what latency depends on, which is not the weights."""
+    asked = from_json(Genotype, genotype)
+    return digest(asked.served, asked.deployment)
 
 
 # Scoring -------------------------------------------------------------------------------------------------------------
@@ -250,9 +261,11 @@ def again(points: Sequence[Point]) -> list[list[float]]:
     for point in points:
         if not any(dominates(own(other), own(point)) for other in chosen):
             chosen.append(point)
+    graphs = {point["graph"]: point["path"] for point in chosen}
+    latencies = dict(zip(graphs, measured(list(graphs.values())), strict=True))
     found: list[list[float]] = []
-    for point, latency_ms in zip(chosen, measured([point["path"] for point in chosen]), strict=True):
-        if latency_ms is not None:
+    for point in chosen:
+        if (latency_ms := latencies[point["graph"]]) is not None:
             figures = [point["error"], latency_ms, point["size_kib"]]
             if not any(dominates(other[1:], figures) for other in found):
                 found.append([round(point["t"], 2), *(float(f"{figure:.6g}") for figure in figures)])
@@ -307,7 +320,6 @@ def trivial_error(task: str, seed: int) -> float:
     """Of the constant predictor, as `brisk run` finds it."""
     from experiments.spec import read as read_spec
     from objectives.judge import prepare
-    from spaces.record import to_json
 
     bench = read_spec(task, (f"study.seed={seed}",)).bench(tempfile.gettempdir())
     return float(prepare(to_json(bench))["trivial_error"])
