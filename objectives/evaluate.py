@@ -5,9 +5,9 @@ A group of candidates, one architecture trained in one way and deployed in sever
     load -> look: lower and measure -> train -> lower -> quantize -> quality
 
 The look, a sitting of one process, comes before `train` because the latency of a graph does not depend on its weights:
-forms over a bound go no further, and at its rungs a training can be held against others as fast. What is not sure is
-measured again after training; what comes near the front is measured in full at the end of the study (`search.finish`),
-for the smallest of many figures is too small whatever care was taken. Lowered files, trained weights
+forms over a bound go no further, and at its rungs a training can be held against others as fast. What is not sure
+enough is measured again after training; what comes near the front is measured in full at the end of the study
+(`search.finish`), for the smallest of many figures is too small whatever care was taken. Lowered files, trained weights
 and trusted measurements are kept in the home's cache by the digest of what they depend on, for any study of the home.
 It runs in a worker process: JSON goes in, outcomes go out as events, and what only the driver can know is asked. What
 fails is one form at one stage; a shared stage fails the group.
@@ -221,10 +221,10 @@ def _answers(group: Group, path: Path) -> NDArray[Any]:
 
 
 def _measure(group: Group) -> None:
-    """Measure what was not looked at, or not well, in one interleaved sitting, and settle all open forms."""
+    """Measure what was not looked at, or not well enough, in one interleaved sitting, and settle all open forms."""
     if not group.open:
         return
-    unsure = [form for form in group.open if form not in group.looks or not group.looks[form].trusted]
+    unsure = [form for form in group.open if _unsure(group, form)]
     measured: dict[int, Measurement | MeasureFailure] = {**group.looks}
     if unsure:
         with group.stage("measure"):
@@ -237,6 +237,20 @@ def _measure(group: Group) -> None:
         group.known[form]["measurement"] = measurement
         reason = _over(group, group.outcome(form))
         group.settle(form, "infeasible" if reason else "complete", reason=reason)
+
+
+def _unsure(group: Group, form: int) -> bool:
+    """Whether a look does not do: there is none, or it is not to be relied on where something hangs on it, as a long
+    call was cut by other work, or a bound lies within its interval.
+
+    Elsewhere a wide one stays as it is: what of it is near the front is measured at the end, and a loop of few and tiny
+    operations has several speeds, which no number of sittings changes.
+    """
+    look = group.looks.get(form)
+    if look is None or look.trusted:
+        return look is None
+    slowest = replace(look, median_ms=look.ci_ms[1])
+    return look.median_ms > LONG_MS or bool(_over(group, replace(group.outcome(form), measurement=slowest)))
 
 
 def _over(group: Group, outcome: Outcome) -> str:

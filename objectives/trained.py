@@ -123,7 +123,7 @@ class Trained:
         """What earlier trainings of the model were traced to."""
         return None if self._anew else self._built.graphs
 
-    @property
+    @functools.cached_property
     def blueprint(self) -> str:
         """Names what the file of an untrained model depends on, but for its form."""
         made_with = [version(name) for name in MAKERS]

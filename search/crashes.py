@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,4 +55,9 @@ class Crashes:
 
 def _kind(genotype: Genotype) -> str:
     served = genotype.deployment
-    return digest(genotype.architecture.cell, served.lowering, served.bits, [version(tool) for tool in TOOLS])
+    return digest(genotype.architecture.cell, served.lowering, served.bits, _versions())
+
+
+@functools.cache  # looked up in files, thousands of times in a study
+def _versions() -> list[str]:
+    return [version(tool) for tool in TOOLS]

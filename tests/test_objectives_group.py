@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from objectives.bench import Bench, TaskSpec, TrainingSpec
+from objectives.evaluate import _unsure
 from objectives.group import Group
-from objectives.outcome import Conditions
+from objectives.outcome import Conditions, Measurement
 from spaces.errors import CandidateError, StudyError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 
@@ -45,3 +47,25 @@ def test_a_full_disk_is_no_candidates_fault(group: Group) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(CandidateError, match="train: FileNotFoundError"), group.stage("train"):
         raise FileNotFoundError(errno.ENOENT, "No such file")
+
+
+def looked(ms: float, *, trusted: bool) -> Measurement:
+    counted = {"processes": 1, "blocks": 20, "first_ms": ms, "load_ms": ms, "peak_memory_bytes": 0}
+    figures = {"median_ms": ms, "ci_ms": (0.8 * ms, 1.2 * ms), "raw_ms": ms, "converged": False, "trusted": trusted}
+    return Measurement("fake", "burst", 1, 1, why="", fingerprint="", **figures, **counted)  # type: ignore[arg-type]
+
+
+def test_a_wide_look_is_taken_again_only_where_something_hangs_on_it(group: Group) -> None:
+    assert _unsure(group, 0)  # not looked at
+    group.bench = replace(group.bench, bounds={"latency": 0.22})
+    for ms, trusted, again in (
+        (0.2, True, False),
+        (0.2, False, True),  # the bound lies within its interval
+        (0.1, False, False),
+        (3.0, False, True),  # over the bound, and long enough to have been cut
+    ):
+        group.looks[0] = looked(ms, trusted=trusted)
+        assert _unsure(group, 0) == again, (ms, trusted)
+    group.bench = replace(group.bench, bounds={})
+    group.looks[0] = looked(0.2, trusted=False)
+    assert not _unsure(group, 0)

@@ -14,10 +14,10 @@ in `search.json`; parts of several durations do not compare, and the report says
 What is scored: every candidate that a system finished within its minutes, start-up included, by validation error of the
 deployed bytes, latency and size, which all systems are given as their objectives. Latencies are not the system's own:
 all that was ever on its front is measured again with brisk's meter, a graph once, interleaved, in units of the frozen
-reference model, so that hours and systems compare. The hypervolume is that of (error, log latency, log size) as a share of a box,
-from a reference point down to no error and a share of its latency and size. There are two (`BOXES`), and what is
-promised is kept where it is kept in both: "wide" holds all that is better than a constant predictor, "near" what could
-take the baseline's place. What was measured is kept, so that another box needs no other runs.
+reference model, so that hours and systems compare. The hypervolume is that of (error, log latency, log size) as a share
+of a box, from a reference point down to no error and a share of its latency and size. There are two (`BOXES`), and what
+is promised is kept where it is kept in both: "wide" holds all that is better than a constant predictor, "near" what
+could take the baseline's place. What was measured is kept, so that another box needs no other runs.
 
 Promised: a higher final hypervolume than each rival's, and the best rival's reached in a quarter of its time; at most
 5 % of wall time neither training nor measuring; two workers bring 1.7 times the outcomes of one.
@@ -185,7 +185,8 @@ def by_rival(
     if not found:
         raise RuntimeError(f"{system} found nothing. {reasons[:3]} {(folder / 'said.txt').read_text()[-1500:]}")
     points = [
-        {**one, "t": one["t"] - began, "path": folder / one["file"], "graph": graph_of(one["genotype"])} for one in found
+        {**one, "t": one["t"] - began, "path": folder / one["file"], "graph": graph_of(one["genotype"])}
+        for one in found
     ]
     return points, {"failed": len(failed), "failures": sorted(set(reasons))[:5]}
 

@@ -25,6 +25,7 @@ QUIET = 1.05  # wall time / CPU time of a long call that was not cut
 ONE_PROCESS = 0.03  # relative half-width that one process alone may claim: processes differ more than blocks do
 DRIFT = 0.05  # paired and plain medians that differ by more were taken on a machine that changed meanwhile
 LOOSE = 0.10  # relative half-width beyond which a figure should not be relied on
+SHORT_S = 4.0  # the most that a short sitting's blocks may take
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % of t with 1..9 degrees of freedom
 REFERENCE = 0  # the reference's place among the models of a process
 
@@ -95,18 +96,18 @@ def period_s(scenario: str) -> float | None:
 
 
 def plan(conditions: Conditions) -> Plan:
-    """How each process of a sitting spends its time; a sitting of one process is a short one, under a second."""
+    """How each process of a sitting spends its time; a sitting of one process is a short one, mostly under a second."""
     short = conditions.max_processes == 1
     period = period_s(conditions.scenario)
     paced = period is not None
     return Plan(
-        rounds=(4 if short else 6) if paced else (6 if short else 10),  # processes differ more than rounds do
-        block_s=0.0 if paced else (0.002 if short else 0.004),
+        rounds=(4 if short else 6) if paced else (20 if short else 10),  # the only ones that one process has
+        block_s=0.0 if paced else (0.0006 if short else 0.004),
         block_calls=6 if paced else 5,
         discarded=2,
         warmup_s=0.05 if short else 0.3,
         warmup_calls=10 if short else 20,
-        budget_s=conditions.timeout_s / (conditions.min_processes + 1),
+        budget_s=min(conditions.timeout_s / (conditions.min_processes + 1), SHORT_S if short else math.inf),
         period_s=period,
     )
 
