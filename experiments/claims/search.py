@@ -230,7 +230,7 @@ def by_brisk(
 
 def without_baseline(spec: str) -> str:
     """A spec as the rivals search it: none of them trains a baseline."""
-    return re.sub(r"^\[baseline\]\n.*?(?=^\[)", "", spec, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^\[baseline\].*?(?=^\[)", "", spec, flags=re.MULTILINE | re.DOTALL)
 
 
 def told_points(history: History, home: Path, began: float) -> Iterable[Point]:
