@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,6 +53,8 @@ SHORT: dict[str, Any] = {"min_processes": 1, "max_processes": 1}
 
 LONG_MS = 2.0
 """A call that lasts longer is cut by whatever else runs: such models are measured while other workers stand still."""
+
+LITTLE = 0.5  # of the time that a group has taken: a training that ends within so much more is not stopped
 
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
 
@@ -109,13 +112,17 @@ def _lower_untrained(group: Group, form: int) -> None:
         group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, known before training")
 
 
-def _goes_on(group: Group, rung: int, epoch: int, error: float) -> str:
-    """Ask whether what is trained is still worth it, by what is known of its forms."""
+def _goes_on(group: Group, rung: int, epoch: int, error: float, left_s: float) -> str:
+    """Ask whether what is trained is still worth it, by what is known of its forms; it is where little is left to do,
+    for to come as far as this with another model costs more.
+    """
     quality = Quality(TASKS[group.data.signature.kind].metric, math.nan, error)
     known = [replace(group.outcome(form), measurement=group.looks.get(form)) for form in group.open]
     forms = [costs(replace(outcome, quality=quality)) for outcome in known]
     question = {"ask": "rung", "rung": rung, "epoch": epoch, "of": group.bench.training.epochs, "forms": forms}
+    little = left_s < LITTLE * (time.perf_counter() - group.began)
     reason = group.ask(question) or ""
+    reason = "" if little else reason
     told = {"event": "rung", "epoch": epoch, "of": group.bench.training.epochs, "error": error}
     group.emit({**told, "goes_on": not reason})
     return str(reason)
@@ -307,7 +314,7 @@ def _sitting(
     for key, measurement in fresh.items():
         if isinstance(measurement, Measurement):
             fresh[key] = measurement = _comparable(group, tool.fingerprint(group.bench.conditions), measurement)
-            if measurement.trusted:
+            if measurement.trusted or stage == "untrained":  # a look is never more than that
                 group.cache.keep_record("measured", key, to_json(measurement))
     return [{**found, **fresh}[key] for key in keys]
 

@@ -44,6 +44,7 @@ class Group:
         self.seconds: dict[int, dict[str, float]] = {form: {} for form in self.open}
         self.lowered: dict[tuple[str, Deployment], bytes] = {}
         self.looks: dict[int, Measurement] = {}  # the short measurements before training
+        self.began = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str, form: int | None = None) -> Iterator[None]:

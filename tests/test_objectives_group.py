@@ -3,12 +3,13 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from objectives.bench import Bench, TaskSpec, TrainingSpec
-from objectives.evaluate import _unsure
+from objectives.evaluate import _goes_on, _unsure
 from objectives.group import Group
 from objectives.outcome import Conditions, Measurement
 from spaces.errors import CandidateError, StudyError
@@ -69,3 +70,13 @@ def test_a_wide_look_is_taken_again_only_where_something_hangs_on_it(group: Grou
     group.bench = replace(group.bench, bounds={})
     group.looks[0] = looked(0.2, trusted=False)
     assert not _unsure(group, 0)
+
+
+def test_a_training_with_little_left_goes_on_whatever_is_thought_of_it(group: Group) -> None:
+    group.data = SimpleNamespace(signature=SimpleNamespace(kind="classification"))  # type: ignore[assignment]
+    group.ask = lambda question: f"behind at epoch {question['epoch']}"
+    group.began -= 10.0
+    assert _goes_on(group, 0, 6, 0.5, 60.0) == "behind at epoch 6"
+    assert _goes_on(group, 1, 15, 0.4, 4.0) == ""
+    said = [event["goes_on"] for event in group.heard if event["event"] == "rung"]  # type: ignore[attr-defined]
+    assert said == [False, True]

@@ -68,6 +68,24 @@ def test_tpe_draws_as_if_only_the_newest_trials_had_been(monkeypatch: pytest.Mon
     assert drawn == plain[1] != plain[0]
 
 
+def test_tpe_draws_as_if_copies_had_been_one() -> None:
+    """What is trained again and comes to the same values is no further proof of anything."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    often, once = (optuna.create_study(directions=["minimize"] * 2) for _ in range(2))
+    line = FloatDistribution(0, 1)
+    for step in range(60):
+        values = [step % 7.0, step % 5.0]  # 35 pairs, the first 25 of which come again
+        often.add_trial(create_trial(values=values, params={"x": step / 60}, distributions={"x": line}))
+    once.add_trials(often.trials[25:])
+    asked = [study.ask() for study in (often, once)]
+    frozen = [study.trials[trial.number] for study, trial in zip((often, once), asked, strict=True)]
+    plain = [
+        TPESampler(seed=3).sample_independent(one, two, "x", line)
+        for one, two in zip((often, once), frozen, strict=True)
+    ]
+    assert named("tpe")(3).sample_independent(often, frozen[0], "x", line) == plain[1] != plain[0]
+
+
 def test_unknown_names_and_absent_packages_are_said() -> None:
     with pytest.raises(SpecError, match=r"search.sampler: got 'tpes'; did you mean 'tpe'"):
         named("tpes")

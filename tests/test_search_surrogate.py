@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,28 @@ def test_what_it_proposes_is_new_the_same_again_and_promises_something(tmp_path:
     assert other
     assert (other.architecture, other.training) != (one.architecture, one.training)
     assert proposed(told(tmp_path, 5), [], SPACE, SIGNATURE, NAMES, 5, {}) is None
+
+
+def test_what_a_graph_took_is_known_and_not_foretold(tmp_path: Path) -> None:
+    """One that took longer than its neighbours let expect is no gain, however often it is trained."""
+    space = Space(cell=("gru",), units=(16, 128, 16), lowering=("loop",), steps=(4,), bits=("8",))
+    outcomes = {}
+    for number in range(40):
+        units, rate = 16 + number % 8 * 16, 1e-3 * 1.05 ** (number // 8)
+        trained = Genotype(Architecture("gru", units), Training(rate), Deployment("loop", 4, "8"))
+        outcome = invented(bench(tmp_path), trained)
+        assert outcome.quality
+        assert outcome.measurement
+        measured = replace(outcome.measurement, median_ms=units / 1000 * (3 if units == 16 else 1))
+        quality = replace(outcome.quality, error=0.5 - units / 400)
+        outcomes[number] = replace(outcome, measurement=measured, quality=quality, state="complete")
+    units = [
+        one.architecture.units
+        for seed in range(20)
+        if (one := proposed(outcomes, [], space, SIGNATURE, NAMES, seed, {}))
+    ]
+    assert len(units) == 20
+    assert 16 not in units
 
 
 def test_a_study_takes_its_proposals_in_turn(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def fit(
     seconds: list[float] = begun.get("seconds", [])
     if rungs and begun:
         best.take_up(begun)
-        rungs.asked_again(begun["epoch"])
+        rungs.asked_again(begun["epoch"], _left_s(begun["epoch"], spec, seconds))
     rng = np.random.default_rng(seed)
     for epoch in range(1, spec.epochs + 1):
         # The last batch is filled up from the epoch's start: one shape, so one trace, and no sequence is left out.
@@ -108,9 +108,12 @@ def fit(
         if traced.sparsity.settled and best.enough(epoch, told):
             break
         if rungs and not going_on:
-            rungs.reached(epoch, best.told or told, lambda: (packed(variables, best.weights), best.notes(seconds)))
+            left_s = _left_s(epoch, spec, seconds)
+            rungs.reached(
+                epoch, best.told or told, left_s, lambda: (packed(variables, best.weights), best.notes(seconds))
+            )
     best.restore()
-    epoch_s = float(np.median(seconds[1:] or seconds))
+    epoch_s = _epoch_s(seconds)
     return {
         **best.told,
         "best_epoch": best.epoch,
@@ -230,6 +233,16 @@ def _shorter(training: Training, spec: TrainingSpec) -> tuple[Training, Training
     rate, share = QAT if training.qat else PRUNED
     epochs = math.ceil(spec.epochs * share)
     return replace(training, learning_rate=training.learning_rate * rate), replace(spec, epochs=epochs)
+
+
+def _epoch_s(seconds: list[float]) -> float:
+    """Of an epoch, but for the first, which is traced."""
+    return float(np.median(seconds[1:] or seconds))
+
+
+def _left_s(epoch: int, spec: TrainingSpec, seconds: list[float]) -> float:
+    """What the epochs after this one take at most."""
+    return (spec.epochs - epoch) * _epoch_s(seconds)
 
 
 def _optimizer(moved: list[Any], rate: Any, spec: TrainingSpec, steps: int) -> Any:

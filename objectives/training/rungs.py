@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from objectives.cache import Arrays, Cache
 
-GoesOn = Callable[[int, int, float], str]
-"""Asked at a rung, counted from 0, with the epoch and the validation error so far: why to stop there, "" to go on."""
+GoesOn = Callable[[int, int, float, float], str]
+"""Asked at a rung, counted from 0, with the epoch, the validation error so far, and the most seconds that the rest may
+take: why to stop there, "" to go on.
+"""
 
 
-def never_stopped(rung: int, epoch: int, error: float) -> str:
+def never_stopped(rung: int, epoch: int, error: float, left_s: float) -> str:
     """Go on at every rung."""
-    del rung, epoch, error
+    del rung, epoch, error, left_s
     return ""
 
 
@@ -69,7 +71,9 @@ class Rungs:
         self.learned = list(notes["learned"])
         return {**notes, "best": best}
 
-    def reached(self, epoch: int, told: dict[str, float], state: Callable[[], tuple[Arrays, dict[str, Any]]]) -> None:
+    def reached(
+        self, epoch: int, told: dict[str, float], left_s: float, state: Callable[[], tuple[Arrays, dict[str, Any]]]
+    ) -> None:
         """Keep the training where the epoch is a rung, and ask. Raises Stopped."""
         if epoch not in self.epochs:
             return
@@ -79,13 +83,13 @@ class Rungs:
         arrays, notes = state()
         notes |= {"epoch": epoch, "learned": self.learned}
         self.cache.keep_arrays(STAGE, self.key, arrays | {"notes": _bytes(json.dumps(notes))})
-        if reason := self.goes_on(rung, epoch, error):
+        if reason := self.goes_on(rung, epoch, error, left_s):
             raise Stopped(reason, self.learned)
 
-    def asked_again(self, epoch: int) -> None:
+    def asked_again(self, epoch: int, left_s: float) -> None:
         """Ask once more at the rung that a training was taken up at: it may have been stopped there. Raises Stopped."""
         rung = self.epochs.index(epoch)
-        if reason := self.goes_on(rung, epoch, self.learned[rung]):
+        if reason := self.goes_on(rung, epoch, self.learned[rung], left_s):
             raise Stopped(reason, self.learned)
 
     def done(self) -> None:
