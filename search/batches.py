@@ -32,9 +32,11 @@ def at(genotype: Genotype, batch: int) -> Genotype:
 
 
 def conditions(bench: Bench) -> Bench:
-    """The bench of a curve: no bound, for what is over one is shown too, and a sitting of its own for all of it."""
+    """The bench of a curve: no bound, for what is over one is shown too, and a sitting of its own for all of it, in
+    full: these figures are final, a look is not.
+    """
     longer = replace(bench.conditions, timeout_s=bench.conditions.timeout_s + LONGER_S)
-    return replace(bench, bounds={}, conditions=longer)
+    return replace(bench, bounds={}, conditions=longer, without=(*bench.without, "look"))
 
 
 def curve(name: int | str, outcomes: Iterable[Outcome], bounds: Mapping[str, float]) -> dict[str, Any] | None:
