@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rehearsed import BASELINE, PRELOAD, at_commit, plan
+from rehearsed import BASELINE, PRELOAD, at_commit, bench, plan
 
 from objectives.bench import TrainingSpec
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented
 from search import history, twins
-from search.batches import curve, forms, knee
+from search.batches import conditions, curve, forms, knee
 from search.drive import Limits, drive
 from search.front import pick
 from search.history import Plan
@@ -49,6 +49,12 @@ def test_the_ladder_is_the_spaces_own_where_it_has_one() -> None:
     assert list(forms(Space(), one)) == ["batch-1", "batch-4", "batch-8", "batch-16", "batch-32"]
     assert list(forms(Space(batch=(2, 64, 8)), one)) == ["batch-2", "batch-8", "batch-64"]
     assert {form.group for form in forms(Space(), one).values()} == {one.group}
+
+
+def test_a_curve_is_no_look(tmp_path: Path) -> None:
+    under = conditions(replace(bench(tmp_path), bounds={"latency": 1.0}))
+    assert under.bounds == {}
+    assert under.without == ("look",)
 
 
 def test_a_row_has_its_own_figures_and_a_bound_excludes_it(tmp_path: Path) -> None:
