@@ -23,6 +23,7 @@ from objectives.bench import Bench
 from objectives.outcome import Outcome
 from search.budget import problem
 from search.drive import Limits, drive, shares
+from search.history import History
 from search.lock import disk_trouble_told
 from search.outbox import Outbox
 from search.study import Study
@@ -36,7 +37,8 @@ LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
 
 WINDING_DOWN = "finishing what is at work, then the front is measured once more; Ctrl-C again stops at once"
 SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs: the workers wait for who sums it up
-SHIPPING_S = 30.0  # how long the end of a run waits for MLflow
+SHIPPING_S = 30.0  # how long the end of a run waits for MLflow before the front is shown
+MANY = 100  # trials that are left to send then, of which it is said: they take seconds and more
 
 
 def launch(
@@ -71,16 +73,25 @@ def launch(
             ended = _work(study, limits, outbox)
         history = study.history()
     summary = summarise(history)
-    if outbox and (reason := outbox.reason or publish(home, history)):
-        click.echo(f"brisk: MLflow does not show it all yet ({reason}); `brisk sync {study_name}` sends it", err=True)
     if as_json:
         print_json(summary)
     else:
         write(summary, console())
+    if outbox:
+        _show_in_mlflow(home, history, outbox)
     if ended == "interrupted":
         raise KeyboardInterrupt
     if not summary["front"]:
         raise NothingFeasible(f"the study {study_name!r} found nothing within its bounds: {nearest_miss(history)}")
+
+
+def _show_in_mlflow(home: Path, history: History, outbox: Outbox) -> None:
+    """Send what is left, after the front was shown: thousands of trials take minutes."""
+    sync = f"`brisk sync {history.name}` sends"
+    if outbox.pending > MANY:
+        click.echo(f"brisk: sending {outbox.pending} trials to MLflow; {sync} what Ctrl-C leaves", err=True)
+    if reason := outbox.reason or publish(home, history):
+        click.echo(f"brisk: MLflow does not show it all yet ({reason}); {sync} it", err=True)
 
 
 def limits_of(

@@ -12,6 +12,7 @@ from search.ledger import Key
 
 TRIES = 3  # failures within one attempt after which the sink is taken for dead
 REST = 9  # times the processor time that a trial took, the thread then stands still: the search needs it more
+LAST_S = 1.0  # for the trial that is being shipped when time is up; a server that hangs has no more
 
 
 class Sink(Protocol):
@@ -35,7 +36,7 @@ class Outbox:
         self._waiting: dict[Key, Outcome] = {}
         self._told: dict[Key, Outcome] = {}
         self._summary: Mapping[str, Any] | None = None
-        self._closing = False
+        self._closing = self._leaving = False
         self._wake = threading.Condition()
         self.reason = ""
         self._thread = threading.Thread(target=self._run, name="brisk-outbox", daemon=True)
@@ -59,11 +60,13 @@ class Outbox:
         return len(self._waiting)
 
     def close(self, timeout_s: float = 20.0) -> bool:
-        """Ship what is left, for at most `timeout_s`; whether everything went."""
+        """Ship what is left, for at most `timeout_s`, and not a trial more; whether everything went."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         self._thread.join(timeout_s)
+        self._leaving = True  # who goes on with the rest must not take turns with this thread
+        self._thread.join(LAST_S)
         return not self._waiting and self._summary is None and not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -88,6 +91,8 @@ class Outbox:
         shown: Mapping[str, Any] | None = None
         while waiting := self._newest():
             for number, outcome in waiting:
+                if self._leaving:
+                    return
                 if self._summary is not shown and not self._closing:  # it must not wait where trials never end
                     shown = self._ship_front(self._sink)
                 spent = time.thread_time()  # a server far away costs none

@@ -241,6 +241,20 @@ def test_closing_waits_no_longer_than_it_was_told():
     sink.gate.set()
 
 
+def test_who_was_given_no_more_time_ships_no_more():
+    """Another goes on with the rest: two that take turns would read all runs of the study again for each trial."""
+    sink = Sink()
+    sink.trial = lambda number, found: time.sleep(0.05)
+    outbox = Outbox(lambda: sink)
+    for number in range(200):
+        outbox.put(number, outcome(number))
+    assert not outbox.close(timeout_s=0.2)
+    left = outbox.pending
+    assert left > 150
+    time.sleep(0.3)
+    assert outbox.pending == left
+
+
 def test_the_curves_only_get_better_and_leave_the_baseline_out():
     summary, outcomes = study(24)
     steps = curve(summary, outcomes)
