@@ -88,7 +88,7 @@ def launch(
 def _show_in_mlflow(home: Path, history: History, outbox: Outbox) -> None:
     """Send what is left, after the front was shown: thousands of trials take minutes."""
     sync = f"`brisk sync {history.name}` sends"
-    if outbox.pending > MANY:
+    if outbox.pending > MANY and not outbox.reason:
         click.echo(f"brisk: sending {outbox.pending} trials to MLflow; {sync} what Ctrl-C leaves", err=True)
     if reason := outbox.reason or publish(home, history):
         click.echo(f"brisk: MLflow does not show it all yet ({reason}); {sync} it", err=True)

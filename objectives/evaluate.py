@@ -113,16 +113,17 @@ def _lower_untrained(group: Group, form: int) -> None:
 
 
 def _goes_on(group: Group, rung: int, epoch: int, error: float, left_s: float) -> str:
-    """Ask whether what is trained is still worth it, by what is known of its forms; it is where little is left to do,
-    for to come as far as this with another model costs more.
+    """Ask whether what is trained is still worth it, by what is known of its forms.
+
+    Where little is left to do it goes on whatever the answer: to come as far with another model costs more.
     """
     quality = Quality(TASKS[group.data.signature.kind].metric, math.nan, error)
     known = [replace(group.outcome(form), measurement=group.looks.get(form)) for form in group.open]
     forms = [costs(replace(outcome, quality=quality)) for outcome in known]
     question = {"ask": "rung", "rung": rung, "epoch": epoch, "of": group.bench.training.epochs, "forms": forms}
-    little = left_s < LITTLE * (time.perf_counter() - group.began)
     reason = group.ask(question) or ""
-    reason = "" if little else reason
+    if left_s < LITTLE * (time.perf_counter() - group.began):
+        reason = ""
     told = {"event": "rung", "epoch": epoch, "of": group.bench.training.epochs, "error": error}
     group.emit({**told, "goes_on": not reason})
     return str(reason)

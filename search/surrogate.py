@@ -69,13 +69,7 @@ def proposed(
     if not pool:
         return None
     candidates = [form for forms in pool.values() for form in forms]
-    foretold = _foretold(models[-MOST:], [*best, *done[-MOST:]], candidates, objectives)
-    known_before = [place for place, name in enumerate(objectives) if name != "quality"]
-    measured = {(one.genotype.served, one.genotype.deployment): _costs(one, objectives) for one in told}
-    for row, candidate in zip(foretold, candidates, strict=True):
-        # A graph that is foretold to be faster than it was would be taken for a gain again and again.
-        if known := measured.get((candidate.served, candidate.deployment)):
-            row[known_before] = np.array(known)[known_before]
+    foretold = _foretold(models[-MOST:], [*best, *done[-MOST:]], told, candidates, objectives)
     gains = _gains(np.array([_costs(each, objectives) for each in best]), foretold, done, objectives)
     owner = np.repeat(np.arange(len(pool)), [len(forms) for forms in pool.values()])
     counts = np.array([gains[owner == place].any(axis=0).sum() for place in range(len(pool))])
@@ -85,9 +79,16 @@ def proposed(
 
 
 def _foretold(
-    models: Sequence[Outcome], done: Sequence[Outcome], candidates: Sequence[Genotype], objectives: Sequence[str]
+    models: Sequence[Outcome],
+    done: Sequence[Outcome],
+    told: Sequence[Outcome],
+    candidates: Sequence[Genotype],
+    objectives: Sequence[str],
 ) -> Floats:
-    """The costs of candidates [candidates, objectives] as they are foretold, errors at their hopeful end."""
+    """The costs of candidates [candidates, objectives] as they are foretold, errors at their hopeful end.
+
+    What a graph of those told has cost is known.
+    """
     taught = [outcome.genotype for outcome in models]
     blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
     x = columns(blank, squares=False)
@@ -98,6 +99,10 @@ def _foretold(
     served = [place for place, name in enumerate(objectives) if name != "quality"]
     found = np.empty((len(candidates), len(objectives)))
     found[:, served] = np.exp(_regressed(x[: len(done)], np.log(costs[:, served]), x[len(done) :])[0])
+    known = {(one.genotype.served, one.genotype.deployment): np.array(_costs(one, objectives)) for one in told}
+    for row, candidate in zip(found, candidates, strict=True):
+        # A graph that is foretold to be faster than it was would be taken for a gain again and again.
+        row[served] = known.get((candidate.served, candidate.deployment), row)[served]
     if "quality" in objectives:
         found[:, objectives.index("quality")] = np.exp(mean - HOPE * deviation)[:, 0]
     return found

@@ -49,6 +49,7 @@ import psutil
 
 from experiments.claims.digits import BRISK, conditions
 from experiments.claims.rivals.__main__ import SYSTEMS as RIVALS
+from experiments.spec import PRESETS
 from objectives.bench import ECONOMIES
 from objectives.cache import Cache
 from objectives.latency.devices import device
@@ -61,7 +62,6 @@ from spaces.record import digest, from_json, to_json
 
 KEPT = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[2]
-PRESETS = ROOT / "experiments" / "presets"
 TASKS = ("digits", "adding")
 BOXES: dict[str, dict[str, tuple[float | None, float, float, float]]] = {
     "wide": {"digits": (None, 0.2, 256.0, 1000.0), "adding": (None, 1.0, 256.0, 1000.0)},
@@ -188,7 +188,12 @@ def by_rival(
     if not found:
         raise RuntimeError(f"{system} found nothing. {reasons[:3]} {(folder / 'said.txt').read_text()[-1500:]}")
     points = [
-        {**one, "t": one["t"] - began, "path": folder / one["file"], "graph": graph_of(one["genotype"])}
+        {
+            **one,
+            "t": one["t"] - began,
+            "path": folder / one["file"],
+            "graph": graph_of(from_json(Genotype, one["genotype"])),
+        }
         for one in found
     ]
     return points, {"failed": len(failed), "failures": sorted(set(reasons))[:5]}
@@ -251,14 +256,12 @@ def told_at(home: Path, began: float) -> dict[int, float]:
 def point_of(outcome: Outcome) -> Point:
     """Its figures, by the search's own measurement."""
     error, latency, size = (OBJECTIVES[name].read(outcome) for name in ("quality", "latency", "size"))
-    graph = graph_of(to_json(outcome.genotype))
-    return {"error": error, "latency_ms": latency, "size_kib": size, "graph": graph}
+    return {"error": error, "latency_ms": latency, "size_kib": size, "graph": graph_of(outcome.genotype)}
 
 
-def graph_of(genotype: dict[str, Any]) -> str:
+def graph_of(genotype: Genotype) -> str:
     """Names what latency depends on, which is not the weights."""
-    asked = from_json(Genotype, genotype)
-    return digest(asked.served, asked.deployment)
+    return digest(genotype.served, genotype.deployment)
 
 
 # Scoring -------------------------------------------------------------------------------------------------------------

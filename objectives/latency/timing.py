@@ -101,7 +101,7 @@ def plan(conditions: Conditions) -> Plan:
     period = period_s(conditions.scenario)
     paced = period is not None
     return Plan(
-        rounds=(4 if short else 6) if paced else (20 if short else 10),  # the only ones that one process has
+        rounds=(4 if short else 6) if paced else (20 if short else 10),  # one process shows its spread by rounds alone
         block_s=0.0 if paced else (0.0006 if short else 0.004),
         block_calls=6 if paced else 5,
         discarded=2,
