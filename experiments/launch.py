@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 
 from experiments.progress import Progress
 from experiments.publish import publish, shows, sink
 from experiments.report import console, write
 from experiments.show import print_json
-from experiments.spec import Spec, read
+from experiments.spec import Objectives, Spec, read
 from experiments.table import Place, duration_s
 from objectives.bench import Bench
 from objectives.outcome import Outcome
@@ -38,6 +40,8 @@ LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
 WINDING_DOWN = "finishing what is at work, then the front is measured once more; Ctrl-C again stops at once"
 SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs: the workers wait for who sums it up
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow before the front is shown
+WORKER_BYTES = 3 * 2**29  # TensorFlow with a small model takes 1 GiB
+MOST_WORKERS = 8  # unless asked: what so many are at, the next proposal knows nothing of
 MANY = 100  # trials that are left to send then, of which it is said: they take seconds and more
 
 
@@ -100,15 +104,26 @@ def limits_of(
     """The budget: the spec's, where the command line does not say otherwise."""
     seconds = duration_s(timeout, Place("--timeout")) if timeout else spec.study.timeout_s
     memory = spec.search.memory_limit_mb
+    machine = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
     return Limits(
         trials=trials or spec.study.trials,
         timeout_s=seconds,
-        workers=workers or spec.study.workers,
+        workers=workers or spec.study.workers or most_useful(spec.objectives, *machine),
         group_timeout_s=spec.search.trial_timeout_s,
         stage_timeouts=dict.fromkeys(LIMITED, spec.search.stage_timeout_s),
         memory_limit_bytes=memory * 2**20 if memory else None,
         stop_when=stop_when or spec.study.stop_when,
     )
+
+
+def most_useful(objectives: Objectives, cores: int, free_bytes: int) -> int:
+    """How many workers serve a machine best: each with the cores that it measures with, and room in memory.
+
+    Two with a core each train more sequences than one with two (`experiments/claims/training.py`).
+    """
+    local = objectives.latency is None or objectives.latency.device == "local"
+    cores_each = objectives.conditions.threads if local else 1
+    return max(1, min(cores // cores_each, free_bytes // WORKER_BYTES, MOST_WORKERS))
 
 
 def check_threads(bench: Bench, workers: int) -> None:

@@ -28,13 +28,15 @@ PRESETS = Path(__file__).parent / "presets"
 
 @dataclass(frozen=True)
 class StudySpec:
-    """The `[study]` table. `name` is the file's unless given; without `timeout_s` the trials are the only end."""
+    """The `[study]` table. `name` is the file's unless given; without `timeout_s` the trials are the only end; without
+    `workers` there are as many as serve the machine best (`experiments.launch`).
+    """
 
     name: str = ""
     seed: int = 0
     trials: int = 40
     timeout_s: float | None = None
-    workers: int = 1
+    workers: int | None = None
     stop_when: str = ""
 
 

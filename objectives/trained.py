@@ -15,7 +15,7 @@ from objectives.bench import Bench, Emit
 from objectives.cache import Arrays, Cache
 from objectives.data import Dataset
 from objectives.deployment.lower import exporter_name, lower, lower_streaming
-from objectives.deployment.pour import distinct, poured
+from objectives.deployment.pour import Array, constants, distinct, poured
 from objectives.given import soft_targets, states
 from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
@@ -33,9 +33,9 @@ MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
 """What trained weights depend on beside the bench: another version of these trains anew."""
 
 CALIBRATION_ROWS = 100  # for static integer forms
-MODELS, KEPT_BYTES = 16, 2**25
+MODELS, KEPT_BYTES = 16, 2**24
 """How many models a process keeps at most, and of how many bytes of weights: a search comes back to what is good, to
-train it at another rate. Each has five times its weights with it, graphs, and the targets.
+train it at another rate. Each has some eight times its weights with it, graphs, and the targets.
 """
 
 
@@ -45,8 +45,10 @@ class _Built:
 
     model: Any
     start: Weights
+    architecture: Architecture
     signature: Signature
     graphs: Graphs = field(default_factory=Graphs)
+    constants: dict[Deployment, list[Array]] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -57,6 +59,12 @@ class _Built:
     def looked_at(self) -> Weights:
         """Random weights, no two alike."""
         return distinct(self.start)
+
+    def looked_at_as(self, asked: Deployment) -> list[Array]:
+        """The constants of a form with those."""
+        if asked not in self.constants:
+            self.constants[asked] = constants(self.architecture, self.signature, self.looked_at, asked)
+        return self.constants[asked]
 
     @functools.cached_property
     def serving(self) -> Any:
@@ -72,7 +80,7 @@ class _Built:
 def _fresh(architecture: Architecture, signature: Signature, seed: int, accelerator: str) -> _Built:
     with strategy_of(accelerator).scope():
         model = build(architecture, signature, seed)
-    return _Built(model, weights_of(model), signature)
+    return _Built(model, weights_of(model), architecture, signature)
 
 
 _KEPT: dict[tuple[Any, ...], _Built] = {}  # the newest last
@@ -163,7 +171,9 @@ class Trained:
 
     def poured(self, content: bytes, asked: Deployment) -> bytes | None:
         """A float file of a form that was lowered after `start`, with the weights of the moment in it."""
-        return poured(content, self._genotype.served, self._data.signature, asked, self._built.looked_at, self.weights)
+        signature = self._data.signature
+        trained = constants(self._genotype.served, signature, self.weights, asked)
+        return poured(content, signature, self._built.looked_at_as(asked), trained)
 
     def stream(self, frames: int) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
         """The float32 .tflite of one step of a stream, and the states that a sequence begins with, by name.

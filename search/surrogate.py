@@ -48,7 +48,8 @@ def proposed(
 ) -> Genotype | None:
     """The candidate that promises most, of a model that was not tried yet; None where too little is known.
 
-    `under_way` are those that nothing is known of yet. The same history and seed give the same one.
+    `under_way` are those that nothing is known of yet; they are taken to come to what is foretold of them, so that the
+    next is not like them. The same history and seed give the same one.
     """
     told = [outcome for outcome in outcomes.values() if _error(outcome) is not None and _costs(outcome, objectives)]
     done = [outcome for outcome in told if outcome.state == "complete"]
@@ -69,8 +70,11 @@ def proposed(
     if not pool:
         return None
     candidates = [form for forms in pool.values() for form in forms]
-    foretold = _foretold(models[-MOST:], [*best, *done[-MOST:]], told, candidates, objectives)
-    gains = _gains(np.array([_costs(each, objectives) for each in best]), foretold, done, objectives)
+    waited = list(under_way)
+    every = _foretold(models[-MOST:], [*best, *done[-MOST:]], told, [*candidates, *waited], objectives)
+    foretold, hoped = every[: len(candidates)], every[len(candidates) :]
+    taken = np.array([*(_costs(each, objectives) for each in best), *hoped])
+    gains = _gains(taken, foretold, done, objectives)
     owner = np.repeat(np.arange(len(pool)), [len(forms) for forms in pool.values()])
     counts = np.array([gains[owner == place].any(axis=0).sum() for place in range(len(pool))])
     chosen = int(counts.argmax())
@@ -108,13 +112,15 @@ def _foretold(
     return found
 
 
-def _gains(best: Floats, foretold: Floats, done: Sequence[Outcome], objectives: Sequence[str]) -> NDArray[np.bool_]:
-    """Which points of the box between the best and the worst costs each candidate would be the first to dominate."""
+def _gains(taken: Floats, foretold: Floats, done: Sequence[Outcome], objectives: Sequence[str]) -> NDArray[np.bool_]:
+    """Which points of the box between the best and the worst costs each candidate would be the first to dominate, those
+    left out that `taken` does.
+    """
     every = np.log(_floored([_costs(outcome, objectives) for outcome in done]))
     low, high = np.minimum(every.min(axis=0), np.log(_floored(foretold)).min(axis=0)), every.max(axis=0)
     points = np.random.default_rng(0).uniform(low, np.maximum(high, low + 1e-9), (POINTS, len(objectives)))
-    taken = (np.log(_floored(best))[:, None, :] <= points).all(axis=2).any(axis=0)
-    return np.asarray((np.log(_floored(foretold))[:, None, :] <= points[~taken]).all(axis=2), dtype=np.bool_)
+    free = ~(np.log(_floored(taken))[:, None, :] <= points).all(axis=2).any(axis=0)
+    return np.asarray((np.log(_floored(foretold))[:, None, :] <= points[free]).all(axis=2), dtype=np.bool_)
 
 
 def _regressed(x: Floats, y: Floats, asked: Floats) -> tuple[Floats, Floats]:

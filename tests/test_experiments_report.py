@@ -8,8 +8,9 @@ from rich.console import Console
 from sample_study import STOCK, outcome, study
 
 from experiments import report
-from experiments.launch import launch
+from experiments.launch import launch, most_useful
 from experiments.progress import Progress, told_line
+from experiments.spec import LatencyBound, Objectives
 from spaces.errors import SpecError
 from spaces.record import to_json
 
@@ -258,6 +259,22 @@ def test_a_study_that_goes_on_shows_what_it_holds():
 def test_more_threads_than_a_worker_has_cores_are_refused_before_anything_is_run(tmp_path):
     with pytest.raises(SpecError, match=r"objectives\.latency\.threads: got 200, but 2 workers"):
         launch("digits", ("objectives.latency.threads=200",), home=tmp_path / "home", workers=2)
+
+
+@pytest.mark.parametrize(
+    ("latency", "cores", "gib", "workers"),
+    [
+        (LatencyBound(), 4, 64, 4),
+        (LatencyBound(threads=2), 4, 64, 2),
+        (LatencyBound(threads=4), 2, 64, 1),
+        (LatencyBound(threads=4, device="mine:Board"), 4, 64, 4),
+        (None, 4, 3, 2),
+        (None, 4, 1, 1),
+        (None, 64, 512, 8),
+    ],
+)
+def test_there_is_a_worker_for_each_core_that_can_have_one(latency, cores, gib, workers):
+    assert most_useful(Objectives(latency=latency), cores, gib * 2**30) == workers
 
 
 class Gone(io.StringIO):

@@ -10,7 +10,7 @@ import pytest
 
 from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import lower
-from objectives.deployment.pour import distinct, poured
+from objectives.deployment.pour import constants, distinct, poured
 from spaces.build import Weights, build, weights_of
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import Signature
@@ -23,6 +23,13 @@ X = np.random.default_rng(0).normal(size=(5, 8, 3)).astype(np.float32)
 def answers(path: Path, content: bytes) -> np.ndarray:
     path.write_bytes(content)
     return predict(path, X)
+
+
+def refilled(
+    content: bytes, architecture: Architecture, signature: Signature, deployment: Deployment, *weights: Weights
+) -> bytes | None:
+    old, new = (constants(architecture, signature, each, deployment) for each in weights)
+    return poured(content, signature, old, new)
 
 
 def two(architecture: Architecture, signature: Signature) -> tuple[Weights, Weights]:
@@ -58,7 +65,7 @@ def test_a_poured_file_answers_as_one_lowered_anew(
 ) -> None:
     before, after = two(architecture, signature)
     first = lower(architecture, signature, before, deployment)
-    found = poured(first, architecture, signature, deployment, before, after)
+    found = refilled(first, architecture, signature, deployment, before, after)
     assert found is not None
     anew = answers(tmp_path / "anew.tflite", lower(architecture, signature, after, deployment))
     np.testing.assert_allclose(answers(tmp_path / "poured.tflite", found), anew, atol=1e-6, rtol=1e-6)
@@ -70,12 +77,12 @@ def test_a_file_that_is_not_wholly_accounted_for_is_left() -> None:
     before, after = two(architecture, SIGNATURE)
     content = lower(architecture, SIGNATURE, before, deployment)
     arguments = (architecture, SIGNATURE, deployment)
-    assert poured(content, *arguments, before, after) is not None
-    assert poured(b"no such file", *arguments, before, after) is None
-    assert poured(content, *arguments, distinct(before, seed=1), after) is None
+    assert refilled(content, *arguments, before, after) is not None
+    assert refilled(b"no such file", *arguments, before, after) is None
+    assert refilled(content, *arguments, distinct(before, seed=1), after) is None
     kernel = before["layer1"][0].T.tobytes()
     assert content.count(kernel) == 1
-    assert poured(content.replace(kernel, kernel[::-1]), *arguments, before, after) is None
+    assert refilled(content.replace(kernel, kernel[::-1]), *arguments, before, after) is None
 
 
 def test_arrays_that_look_the_same_and_become_different_are_not_guessed_at() -> None:
@@ -85,4 +92,4 @@ def test_arrays_that_look_the_same_and_become_different_are_not_guessed_at() -> 
         name: [*arrays[:2], np.ones_like(arrays[2])] if len(arrays) > 2 else arrays for name, arrays in before.items()
     }
     content = lower(architecture, SIGNATURE, before, deployment)
-    assert poured(content, architecture, SIGNATURE, deployment, before, after) is None
+    assert refilled(content, architecture, SIGNATURE, deployment, before, after) is None

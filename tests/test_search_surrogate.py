@@ -87,3 +87,14 @@ def test_a_study_takes_its_proposals_in_turn(tmp_path: Path) -> None:
         drive(study, Limits(trials=120))
         assert len(study.outcomes) == 120
         assert sum("lead" not in trial.user_attrs for trial in study._optuna.get_trials(deepcopy=False)) > 12
+
+
+def test_what_is_under_way_is_not_proposed_again_at_another_rate(tmp_path: Path) -> None:
+    outcomes = told(tmp_path, 20)
+    for seed in range(10):
+        one = proposed(outcomes, [], SPACE, SIGNATURE, NAMES, seed, {})
+        assert one
+        forms = SPACE.deployments(one.architecture, SIGNATURE, one.training.qat)
+        other = proposed(outcomes, [replace(one, deployment=form) for form in forms], SPACE, SIGNATURE, NAMES, seed, {})
+        assert other
+        assert other.architecture != one.architecture

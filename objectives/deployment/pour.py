@@ -37,21 +37,23 @@ def distinct(weights: Weights, seed: int = 0) -> Weights:
     }
 
 
-def poured(
-    content: bytes,
-    architecture: Architecture,
-    signature: Signature,
-    deployment: Deployment,
-    before: Weights,
-    after: Weights,
-) -> bytes | None:
-    """The float32 .tflite `content`, lowered with the weights `before`, with those of `after` in their place.
+def constants(
+    architecture: Architecture, signature: Signature, weights: Weights, deployment: Deployment
+) -> list[Array]:
+    """The float constants of a graph and of the loops in it, in the order of the tracing."""
+    graph = traced(architecture, signature, weights, deployment).graph.as_graph_def()
+    inner = {each.signature.name: each.node_def for each in graph.library.function}
+    arrays = map(tf.make_ndarray, _tensors(graph.node, inner))
+    return [array for array in arrays if array.dtype == np.float32]
 
-    `before` must be `distinct`. None where not all of the file's arrays are accounted for.
+
+def poured(content: bytes, signature: Signature, old: Sequence[Array], new: Sequence[Array]) -> bytes | None:
+    """The float32 .tflite `content`, lowered from a graph with the constants `old`, with `new` in their place.
+
+    The weights of the old ones must have been `distinct`. None where not all of the file's arrays are accounted for.
     """
     if not schema.Model.ModelBufferHasIdentifier(content, 0):
         return None
-    old, new = (_constants(traced(architecture, signature, weights, deployment)) for weights in (before, after))
     if [array.shape for array in old] != [array.shape for array in new]:
         return None
     known = _known(old, new, signature)
@@ -126,14 +128,6 @@ def _stored(content: bytearray) -> list[Array]:
         for at, shape in shapes.items()
         if model.Buffers(at).DataLength()
     ]
-
-
-def _constants(function: Any) -> list[Array]:
-    """The float constants of a graph and of the loops in it, in the order of the tracing."""
-    graph = function.graph.as_graph_def()
-    inner = {each.signature.name: each.node_def for each in graph.library.function}
-    arrays = map(tf.make_ndarray, _tensors(graph.node, inner))
-    return [array for array in arrays if array.dtype == np.float32]
 
 
 def _tensors(nodes: Any, inner: Mapping[str, Any]) -> Iterator[Any]:
