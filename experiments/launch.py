@@ -23,8 +23,8 @@ from experiments.spec import Objectives, Spec, read
 from experiments.table import Place, duration_s
 from objectives.bench import Bench
 from objectives.outcome import Outcome
-from search.budget import problem
-from search.drive import Limits, drive, shares
+from search.budget import Limits, problem
+from search.drive import drive, shares
 from search.history import History
 from search.lock import disk_trouble_told
 from search.outbox import Outbox

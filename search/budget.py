@@ -1,6 +1,9 @@
-"""When a study has found enough: `study.stop_when`."""
+"""How far a study goes: its limits, and when it has found enough (`study.stop_when`)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from search.front import pick
 from search.growth import settled
@@ -10,6 +13,23 @@ from spaces.errors import InputError, NothingFeasible
 
 SETTLED = "settled"
 """In place of bounds: once the hypervolume does not grow any more (`search.growth`)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a session goes: `trials` counts outcomes told, those of earlier sessions too; `timeout_s` this session.
+
+    At its end, or once `stop_when` (`reached`) is reached, no new group is begun, those at work are finished.
+    `group_timeout_s` and `memory_limit_bytes` hold for one worker with one group, `stage_timeouts` for stages by name.
+    """
+
+    trials: int = 40
+    timeout_s: float | None = None
+    workers: int = 1
+    group_timeout_s: float | None = 3600.0
+    stage_timeouts: Mapping[str, float] = field(default_factory=dict)
+    memory_limit_bytes: int | None = None
+    stop_when: str = ""
 
 
 def problem(text: str) -> str:

@@ -6,24 +6,23 @@ says comes back through one queue. A lane that dies costs the candidate it was a
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from objectives.bench import Bench
 from objectives.outcome import Outcome
 from search import batches, seeds, twins
-from search.budget import reached
+from search.budget import Limits, reached
 from search.finish import finish
 from search.isolate import Child, ChildDied, Event, waits
+from search.lane import Abandoned, Lane, Work
 from search.study import SpaceExhausted, Study
 from search.summary import batches_left
 from spaces.errors import BriskError, CandidateError, InputError, StudyError
@@ -31,8 +30,6 @@ from spaces.genotype import Genotype
 from spaces.record import from_json, to_json
 
 Tell = Callable[[Event], None]
-Name = int | str
-"""A trial's number, "baseline", or "rewrite-1", "twin-1", "batch-4" and so on."""
 
 MEASURING = {"untrained", "measure"}
 UNFINISHED = {"timeout", "interrupted", "target", "settled"}
@@ -41,23 +38,6 @@ UNFINISHED = {"timeout", "interrupted", "target", "settled"}
 AHEAD = 2  # groups that a lane has been given: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How far a session goes: `trials` counts outcomes told, those of earlier sessions too; `timeout_s` this session.
-
-    At its end, or once `stop_when` (`search.budget`) is reached, no new group is begun, those at work are finished.
-    `group_timeout_s` and `memory_limit_bytes` hold for one worker with one group, `stage_timeouts` for stages by name.
-    """
-
-    trials: int = 40
-    timeout_s: float | None = None
-    workers: int = 1
-    group_timeout_s: float | None = 3600.0
-    stage_timeouts: Mapping[str, float] = field(default_factory=dict)
-    memory_limit_bytes: int | None = None
-    stop_when: str = ""
 
 
 def drive(
@@ -101,126 +81,16 @@ def drive(
     return ended
 
 
-@dataclass
-class _Work:
-    """What a lane is at: the candidates it was given, those still open, and the last stage it told of."""
-
-    names: tuple[Name, ...]
-    genotypes: tuple[Genotype, ...]
-    bench: dict[str, Any]
-    stage: str = "start"
-    form: int | None = None
-    since: float = field(default_factory=time.monotonic)
-    waiting: bool = False  # for another measurement on the device
-
-    def __post_init__(self) -> None:
-        self.open = set(range(len(self.names)))
-
-
-class _Abandoned(ChildDied):
-    """A worker was ended between two stages, because the session winds down."""
-
-
-Answer = Callable[[Event], str]
-
-
-class _Lane:
-    """A thread with a child, which takes one call after another; its news go to the queue as (lane, kind, what).
-
-    What the child asks is answered in this thread, once the driver has taken in all outcomes that came before: it does
-    not wait for a proposal that the driver is at. Once `abandon` is set, its next stage is not begun.
-    """
-
-    def __init__(self, child: Child, news: queue.SimpleQueue[tuple[_Lane, str, Any]]) -> None:
-        self.child = child
-        self.works: deque[_Work] = deque()  # what it is at, and what it goes on with
-        self.abandon = threading.Event()
-        self.warming = False  # getting its imports done, which nobody waits for
-        self._news = news
-        self._ahead = 0  # outcomes told that were not taken in
-        self._closed = False
-        self._taken_in = threading.Condition()
-        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits, Answer] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    @property
-    def work(self) -> _Work | None:
-        """What it is at."""
-        return self.works[0] if self.works else None
-
-    def submit(
-        self, function: str, arguments: dict[str, Any], limits: Limits, answer: Answer = lambda question: ""
-    ) -> None:
-        self._calls.put((function, arguments, limits, answer))
-
-    def take_back(self) -> _Work | None:
-        """What it was to go on with, if it has not begun."""
-        with contextlib.suppress(queue.Empty):
-            if len(self.works) > 1 and self._calls.get_nowait():
-                return self.works.pop()
-        return None
-
-    def warmed(self, kind: str) -> bool:
-        """Whether news of this kind only say that it has its imports done, or not; the next call tells."""
-        was, self.warming = self.warming, self.warming and kind == "event"
-        return was
-
-    def taken_in(self) -> None:
-        """An outcome was."""
-        with self._taken_in:
-            self._ahead -= 1
-            self._taken_in.notify()
-
-    def close(self) -> None:
-        self._calls.put(None)
-        with self._taken_in:
-            self._closed = True
-            self._taken_in.notify()
-        self.child.close()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, arguments, limits, answer = call
-            try:
-                result = self.child.call(
-                    function,
-                    arguments,
-                    timeout_s=limits.group_timeout_s,
-                    stage_timeouts=limits.stage_timeouts,
-                    on_event=self._tell,
-                    on_ask=partial(self._ask, answer),
-                )
-                self._news.put((self, "done", result))
-            except BaseException as error:  # nothing may end this thread without the driver's hearing of it
-                self._news.put((self, "error", error))
-
-    def _tell(self, event: Event) -> None:
-        with self._taken_in:
-            self._ahead += event["event"] == "outcome"
-        self._news.put((self, "event", event))
-        if self.abandon.is_set() and event["event"] in ("stage", "outcome"):
-            raise _Abandoned("abandoned", "the session winds down")
-
-    def _ask(self, answer: Answer, question: Event) -> str:
-        with self._taken_in:
-            self._taken_in.wait_for(lambda: not self._ahead or self._closed)
-        if self._closed:
-            raise ChildDied("crashed", "the driver has gone")
-        return answer(question)
-
-
 class _Driver:
     def __init__(self, study: Study, limits: Limits, on_event: Tell, wind_down: threading.Event) -> None:
         self._study, self._limits, self._on_event, self._wind_down = study, limits, on_event, wind_down
         self._started = self._ticked = time.monotonic()
         self._clock = study.clock
-        self._quiet: _Lane | None = None  # the one that the others stand still for
+        self._quiet: Lane | None = None  # the one that the others stand still for
         self._quiet_since = 0.0
-        self._news: queue.SimpleQueue[tuple[_Lane, str, Any]] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[Lane, str, Any]] = queue.SimpleQueue()
         self._lanes = [
-            _Lane(
+            Lane(
                 Child(
                     home=study.home,
                     name=f"{study.name}-worker{index}",
@@ -266,7 +136,7 @@ class _Driver:
             return
         unbounded = to_json(replace(self._study.bench, bounds={}))
         lane = self._lanes[0]
-        self._begin(lane, _Work(("baseline",), (genotype,), unbounded))
+        self._begin(lane, Work(("baseline",), (genotype,), unbounded))
         while lane.work and self._study.plan.bench.teacher:
             self._receive()
 
@@ -342,7 +212,7 @@ class _Driver:
             for lane in self._lanes:
                 if waiting and not lane.works:
                     group = waiting.pop(0)
-                    self._begin(lane, _Work(tuple(group), tuple(group.values()), to_json(bench)))
+                    self._begin(lane, Work(tuple(group), tuple(group.values()), to_json(bench)))
             self._receive()
 
     def finish(self) -> None:
@@ -357,7 +227,7 @@ class _Driver:
             lane.close()
         self._keep_clock(ended)
 
-    def _next(self, lane: _Lane) -> str:
+    def _next(self, lane: Lane) -> str:
         """Give a lane its next group; otherwise say why there is none."""
         spent = time.monotonic() - self._started
         if self._limits.timeout_s is not None and spent > self._limits.timeout_s:
@@ -377,10 +247,10 @@ class _Driver:
             self._on_event({"event": "told", "outcome": outcome, "counts": self._counts, **place})
         if group is None:
             return "trials"
-        self._begin(lane, _Work(group.numbers, group.genotypes, to_json(self._study.bench)))
+        self._begin(lane, Work(group.numbers, group.genotypes, to_json(self._study.bench)))
         return ""
 
-    def _begin(self, lane: _Lane, work: _Work) -> None:
+    def _begin(self, lane: Lane, work: Work) -> None:
         """Give a lane something to do, after what it is at."""
         lane.works.append(work)
         if work is lane.work:
@@ -388,7 +258,7 @@ class _Driver:
         arguments = {"bench": work.bench, "genotypes": [to_json(genotype) for genotype in work.genotypes]}
         lane.submit(f"{self._study.plan.evaluator}:evaluate", arguments, self._limits, partial(self._answer, work))
 
-    def _announce(self, lane: _Lane, work: _Work) -> None:
+    def _announce(self, lane: Lane, work: Work) -> None:
         work.since = time.monotonic()
         self._say(lane, {"event": "group", "genotypes": [to_json(genotype) for genotype in work.genotypes]})
 
@@ -412,11 +282,11 @@ class _Driver:
         else:
             self._bury(lane, work, what)
 
-    def _answer(self, work: _Work, question: Event) -> str:
+    def _answer(self, work: Work, question: Event) -> str:
         """Why a training ends at a rung (`objectives.evaluate`); that of what is no trial never does."""
         return self._study.stop(work.genotypes[0].group, question) if isinstance(work.names[0], int) else ""
 
-    def _hear(self, lane: _Lane, work: _Work, event: Event) -> None:
+    def _hear(self, lane: Lane, work: Work, event: Event) -> None:
         if event["event"] == "stage":
             work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
             work.waiting = waits(event)
@@ -429,11 +299,11 @@ class _Driver:
             self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
             lane.taken_in()
 
-    def _bury(self, lane: _Lane, work: _Work, error: BaseException) -> None:
+    def _bury(self, lane: Lane, work: Work, error: BaseException) -> None:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again."""
         if not isinstance(error, BriskError) or isinstance(error, InputError):
             raise error
-        if isinstance(error, _Abandoned):
+        if isinstance(error, Abandoned):
             self._end(lane)
             return
         if isinstance(error, CandidateError):
@@ -447,15 +317,15 @@ class _Driver:
         self._end(lane)
         if rest:
             names, genotypes = tuple(work.names[i] for i in rest), tuple(work.genotypes[i] for i in rest)
-            self._begin(lane, _Work(names, genotypes, work.bench))
+            self._begin(lane, Work(names, genotypes, work.bench))
 
-    def _fail(self, lane: _Lane, work: _Work, forms: set[Any], reason: str) -> None:
+    def _fail(self, lane: Lane, work: Work, forms: set[Any], reason: str) -> None:
         for form in sorted(forms):
             seconds = {work.stage: time.monotonic() - work.since} if form == min(forms) else {}
             outcome = Outcome(work.genotypes[form], "failed", stage=work.stage, reason=reason, seconds=seconds)
             self._settle(lane, work, form, outcome)
 
-    def _settle(self, lane: _Lane, work: _Work, form: int, outcome: Outcome) -> None:
+    def _settle(self, lane: Lane, work: Work, form: int, outcome: Outcome) -> None:
         if form not in work.open:
             return
         work.open.remove(form)
@@ -472,14 +342,14 @@ class _Driver:
     def _counts(self) -> dict[str, int]:
         return {"told": len(self._study.outcomes), "of": self._limits.trials}
 
-    def _end(self, lane: _Lane) -> None:
+    def _end(self, lane: Lane) -> None:
         lane.works.popleft()
         self._keep_quiet(lane, False)
         if lane.work:
             self._announce(lane, lane.work)
         self._keep_clock("")
 
-    def _keep_quiet(self, lane: _Lane, wanted: bool) -> None:
+    def _keep_quiet(self, lane: Lane, wanted: bool) -> None:
         """Have the other workers stand still while this one measures what they would disturb."""
         if wanted and self._quiet is None:
             self._quiet, self._quiet_since = lane, time.monotonic()
@@ -497,7 +367,7 @@ class _Driver:
             self._on_event({"event": "warning", "text": f"a measurement took over {QUIET_S:.0f} s; the others go on"})
             self._keep_quiet(self._quiet, False)
 
-    def _say(self, lane: _Lane, event: Event) -> None:
+    def _say(self, lane: Lane, event: Event) -> None:
         assert lane.work
         names, form = lane.work.names, event.get("form")
         place = {"lane": self._lanes.index(lane), "trials": list(names)}

@@ -15,7 +15,8 @@ from sqlalchemy.engine import Engine
 
 from objectives.bench import Bench, TaskSpec, TrainingSpec
 from objectives.outcome import Conditions
-from search.drive import Limits, drive
+from search.budget import Limits
+from search.drive import drive
 from search.history import Plan
 from search.study import Study
 from spaces.genotype import Architecture, Deployment, Genotype, Training

@@ -17,7 +17,8 @@ from objectives.outcome import Outcome
 from objectives.rehearsal import invented
 from search import history, twins
 from search.batches import conditions, curve, forms, knee
-from search.drive import Limits, drive
+from search.budget import Limits
+from search.drive import drive
 from search.front import pick
 from search.history import Plan
 from search.study import Study

@@ -11,8 +11,8 @@ from rehearsed import bench, plan
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented
 from search import history
-from search.budget import problem, reached
-from search.drive import Limits, drive
+from search.budget import Limits, problem, reached
+from search.drive import drive
 from search.growth import settled, volume
 from search.study import Study
 from search.summary import summarise

@@ -15,8 +15,10 @@ from rehearsed import BASELINE, PRELOAD, drive_and_die, plan
 
 from objectives.outcome import Outcome
 from search import history
-from search.drive import Limits, _Driver, _Work, drive, shares
+from search.budget import Limits
+from search.drive import _Driver, drive, shares
 from search.isolate import ChildDied
+from search.lane import Work
 from search.study import Study
 from search.summary import summarise
 from spaces.errors import InputError, StudyError
@@ -161,7 +163,7 @@ def test_an_error_of_the_user_inside_a_worker_ends_the_run(tmp_path: Path) -> No
     made = plan(tmp_path, baseline=None)
     with Study.start(tmp_path, "s", made) as study:
         driver = _Driver(study, Limits(), lambda event: None, threading.Event())
-        lane, work = driver._lanes[0], _Work((0,), (BASELINE,), {})
+        lane, work = driver._lanes[0], Work((0,), (BASELINE,), {})
         try:
             with pytest.raises(InputError, match="threads = 8"):
                 driver._bury(lane, work, InputError("threads = 8 must be at most the cores"))

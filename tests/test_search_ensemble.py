@@ -13,7 +13,8 @@ from objectives.bench import TrainingSpec
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
 from search import history
-from search.drive import Limits, drive
+from search.budget import Limits
+from search.drive import drive
 from search.ensemble import best
 from search.study import Study
 from spaces.record import to_json

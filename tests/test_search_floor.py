@@ -11,7 +11,8 @@ from rehearsed import plan
 
 from objectives.model_file import ModelFile
 from search import history
-from search.drive import Limits, drive
+from search.budget import Limits
+from search.drive import drive
 from search.front import pick
 from search.study import Study
 from search.summary import nearest_miss, summarise

@@ -10,7 +10,8 @@ from rehearsed import bench, plan
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented
 from search import history
-from search.drive import Limits, drive
+from search.budget import Limits
+from search.drive import drive
 from search.economy import economy
 from search.prior import FORETOLD, features, fitted
 from search.study import Study

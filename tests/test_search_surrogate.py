@@ -12,7 +12,8 @@ from sklearn.gaussian_process.kernels import RBF
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented
 from search import surrogate
-from search.drive import Limits, drive
+from search.budget import Limits
+from search.drive import drive
 from search.study import Study
 from search.surrogate import _regressed, proposed
 from spaces.genotype import Architecture, Deployment, Genotype, Training

@@ -14,7 +14,8 @@ from rehearsed import plan
 
 from objectives.cache import Cache
 from search import history
-from search.drive import Limits, drive
+from search.budget import Limits
+from search.drive import drive
 from search.history import database
 from search.lock import connection, disk_trouble_told
 from search.study import Study

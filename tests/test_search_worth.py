@@ -10,8 +10,9 @@ from rehearsed import bench, plan
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
 from search import history
+from search.budget import Limits
 from search.crashes import Crashes
-from search.drive import Limits, drive
+from search.drive import drive
 from search.study import Study
 from search.summary import summarise
 from search.warm import KNOWN, known, points, table

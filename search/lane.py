@@ -1,0 +1,130 @@
+"""A lane: a thread with one child process on its own cores, which takes one call after another."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from search.budget import Limits
+from search.isolate import Child, ChildDied, Event
+from spaces.genotype import Genotype
+
+Name = int | str
+"""A trial's number, "baseline", or "rewrite-1", "twin-1", "batch-4" and so on."""
+
+
+@dataclass
+class Work:
+    """What a lane is at: the candidates it was given, those still open, and the last stage it told of."""
+
+    names: tuple[Name, ...]
+    genotypes: tuple[Genotype, ...]
+    bench: dict[str, Any]
+    stage: str = "start"
+    form: int | None = None
+    since: float = field(default_factory=time.monotonic)
+    waiting: bool = False  # for another measurement on the device
+
+    def __post_init__(self) -> None:
+        self.open = set(range(len(self.names)))
+
+
+class Abandoned(ChildDied):
+    """A worker was ended between two stages, because the session winds down."""
+
+
+Answer = Callable[[Event], str]
+
+
+class Lane:
+    """A thread with a child, which takes one call after another; its news go to the queue as (lane, kind, what).
+
+    What the child asks is answered in this thread, once the driver has taken in all outcomes that came before: it does
+    not wait for a proposal that the driver is at. Once `abandon` is set, its next stage is not begun.
+    """
+
+    def __init__(self, child: Child, news: queue.SimpleQueue[tuple[Lane, str, Any]]) -> None:
+        self.child = child
+        self.works: deque[Work] = deque()  # what it is at, and what it goes on with
+        self.abandon = threading.Event()
+        self.warming = False  # getting its imports done, which nobody waits for
+        self._news = news
+        self._ahead = 0  # outcomes told that were not taken in
+        self._closed = False
+        self._taken_in = threading.Condition()
+        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits, Answer] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def work(self) -> Work | None:
+        """What it is at."""
+        return self.works[0] if self.works else None
+
+    def submit(
+        self, function: str, arguments: dict[str, Any], limits: Limits, answer: Answer = lambda question: ""
+    ) -> None:
+        self._calls.put((function, arguments, limits, answer))
+
+    def take_back(self) -> Work | None:
+        """What it was to go on with, if it has not begun."""
+        with contextlib.suppress(queue.Empty):
+            if len(self.works) > 1 and self._calls.get_nowait():
+                return self.works.pop()
+        return None
+
+    def warmed(self, kind: str) -> bool:
+        """Whether news of this kind only say that it has its imports done, or not; the next call tells."""
+        was, self.warming = self.warming, self.warming and kind == "event"
+        return was
+
+    def taken_in(self) -> None:
+        """An outcome was."""
+        with self._taken_in:
+            self._ahead -= 1
+            self._taken_in.notify()
+
+    def close(self) -> None:
+        self._calls.put(None)
+        with self._taken_in:
+            self._closed = True
+            self._taken_in.notify()
+        self.child.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, arguments, limits, answer = call
+            try:
+                result = self.child.call(
+                    function,
+                    arguments,
+                    timeout_s=limits.group_timeout_s,
+                    stage_timeouts=limits.stage_timeouts,
+                    on_event=self._tell,
+                    on_ask=partial(self._ask, answer),
+                )
+                self._news.put((self, "done", result))
+            except BaseException as error:  # nothing may end this thread without the driver's hearing of it
+                self._news.put((self, "error", error))
+
+    def _tell(self, event: Event) -> None:
+        with self._taken_in:
+            self._ahead += event["event"] == "outcome"
+        self._news.put((self, "event", event))
+        if self.abandon.is_set() and event["event"] in ("stage", "outcome"):
+            raise Abandoned("abandoned", "the session winds down")
+
+    def _ask(self, answer: Answer, question: Event) -> str:
+        with self._taken_in:
+            self._taken_in.wait_for(lambda: not self._ahead or self._closed)
+        if self._closed:
+            raise ChildDied("crashed", "the driver has gone")
+        return answer(question)
