@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 
 from search.history import Plan, database
 from search.lock import alone, connection
+from search.owned import OwnedStorage
 from spaces.errors import StudyError
 from spaces.record import from_json, to_json
 
@@ -25,7 +26,7 @@ def opened(home: Path, name: str, sampler: BaseSampler, objectives: int) -> Iter
         )
     try:
         yield optuna.create_study(
-            storage=storage,
+            storage=OwnedStorage(storage),
             study_name=name,
             directions=["minimize"] * objectives,
             sampler=sampler,

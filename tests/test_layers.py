@@ -17,7 +17,13 @@ DOORS = {
     "tensorflow_model_optimization": {"objectives/training/prune.py"},
     "ai_edge_quantizer": {"objectives/deployment/quantize.py"},
     "ai_edge_litert": {"objectives/deployment/interpreter.py", "objectives/latency/meter.py"},
-    "optuna": {"search/study.py", "search/opening.py", "search/samplers.py", "experiments/insight.py"},
+    "optuna": {
+        "search/study.py",
+        "search/opening.py",
+        "search/owned.py",
+        "search/samplers.py",
+        "experiments/insight.py",
+    },
     "mlflow": {"search/tracking.py"},
 }
 

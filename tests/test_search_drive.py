@@ -217,7 +217,7 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
     deaths = 0
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        commits = moments.randint(2, 60) if deaths < DEATHS else 0
+        commits = moments.randint(2, 25) if deaths < DEATHS else 0
         code = session(killed, commits)
         if code == 0:
             break

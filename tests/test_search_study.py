@@ -126,6 +126,36 @@ def _numbered(home: Path, sampler: str, cuts: list[int]) -> dict[int, str]:
     return {number: outcome.genotype.key for number, outcome in study.outcomes.items()}
 
 
+@pytest.mark.parametrize("sampler", ["auto", "nsga2"])
+def test_what_is_remembered_of_a_study_is_what_its_tables_hold(tmp_path: Path, sampler: str) -> None:
+    """As another process reads them: while some trials are under way, and after another driver took the study up."""
+
+    def compare(study: Study) -> None:
+        kept = optuna.load_study(study_name="s", storage=f"sqlite:///{database(tmp_path)}")
+        assert study._optuna.user_attrs == kept.user_attrs
+        theirs = kept.get_trials()
+        ours = [study._optuna._storage.get_trial(trial._trial_id) for trial in theirs]
+        for listed in (ours, study._optuna.get_trials()):
+            for mine, trial in zip(listed, theirs, strict=True):
+                for name in ("number", "state", "values", "params", "distributions", "user_attrs", "system_attrs"):
+                    assert getattr(mine, name) == getattr(trial, name)
+                assert (mine.datetime_complete is None) == (trial.datetime_complete is None)
+
+    for session in range(2):
+        with started(tmp_path, sampler=sampler) as study:
+            for _ in range(4):
+                group = study.next_group(1000)
+                assert group
+                compare(study)
+                tell_all(study, Group(group.numbers[1:], group.genotypes[1:]))
+            study.tell(group.numbers[0], Outcome(group.genotypes[0], "stopped", stage="train", reason="slow"))
+            waiting = study.next_group(1000)
+            assert waiting
+            study.withdraw(waiting.numbers)
+            study.keep_clock({"ended": str(session)})
+            compare(study)
+
+
 def test_one_driver_owns_a_study(tmp_path: Path) -> None:
     with Study.start(tmp_path, "s", plan(tmp_path)):
         with pytest.raises(StudyError, match=f"driven by process {os.getpid()};"):
