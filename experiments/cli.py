@@ -40,7 +40,9 @@ def cli() -> None:
 @click.option("--trials", type=click.IntRange(min=1), help="Outcomes to reach, those of an earlier run counted in.")
 @click.option("--timeout", metavar="DURATION", help="Stop after so long, for instance 90s, 20m or 2h.")
 @click.option("--stop-when", metavar="RULE", help='Stop once a point keeps within bounds, or "settled".')
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes, which share the cores; else one each.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes sharing the cores; by default one a core."
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY.PATH=VALUE", help="Change one key of the spec; repeatable.")
 @click.option("--name", metavar="STUDY", help="The study's name; by default the spec's.")
 @click.option("--rehearse", is_flag=True, help="Train nothing: invented figures that show in seconds how a study goes.")

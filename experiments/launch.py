@@ -41,7 +41,7 @@ WINDING_DOWN = "finishing what is at work, then the front is measured once more;
 SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs: the workers wait for who sums it up
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow before the front is shown
 WORKER_BYTES = 3 * 2**29  # TensorFlow with a small model takes 1 GiB
-MOST_WORKERS = 8  # unless asked: what so many are at, the next proposal knows nothing of
+MOST_WORKERS = 8  # unless asked: what so many are at, the next proposal can only guess
 MANY = 100  # trials that are left to send then, of which it is said: they take seconds and more
 
 

@@ -269,7 +269,9 @@ def economy_lines(summary: Mapping[str, Any]) -> list[str]:
     parts = [f"{spared[kind]:,} {words}" for kind, words in kinds.items() if spared.get(kind)]
     lines = ["Spared: " + ", ".join(parts)] if parts else []
     if model := spared.get("latency_model"):
-        lines.append(f"Latency foretold from {model['outcomes']:,} candidates: 9 of 10 within {model['error']:.0%}")
+        unused = "" if model["used"] else ", which is too far to skip any"
+        foretold = f"Latency foretold from {model['outcomes']:,} candidates: 9 of 10 within {model['error']:.0%}"
+        lines.append(foretold + unused)
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +18,9 @@ from objectives.data import Dataset
 from objectives.origin import Origin
 from objectives.outcome import Measurement, Outcome
 from objectives.training.rungs import Stopped
-from spaces.errors import CandidateError, InputError, StudyError
+from spaces.errors import DISK_TROUBLE, CandidateError, InputError, StudyError
 from spaces.genotype import Deployment, Genotype
 from spaces.record import to_json
-
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @dataclass
@@ -56,7 +53,7 @@ class Group:
         except (InputError, CandidateError, Stopped):
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in DISK_TROUBLE:  # no candidate's fault, and no other's luck
+            if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
                 raise StudyError(
                     f"the home cannot be written any more ({error.strerror}); free some space and run the study again, "
                     "everything finished is kept"

@@ -66,18 +66,23 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
 def final(
     bench: dict[str, Any], genotypes: list[dict[str, Any]], outcomes: list[dict[str, Any]], emit: Emit
 ) -> dict[str, Any]:
-    """Read the test part once: the Quality of each finished outcome with its test figures filled in."""
+    """Read the test part once: the Quality of each finished outcome with its test figures filled in, None where its
+    file is not there whole any more.
+    """
     where = from_json(Bench, bench)
-    data = loaded(where)
+    data, cache = loaded(where), Cache(where.home)
     task = TASKS[data.signature.kind]
-    qualities = []
+    qualities: list[Any] = []
     for index, plain in enumerate(outcomes):
         emit({"event": "stage", "stage": "quality", "form": index, "detail": "test"})
         outcome = from_json(Outcome, plain)
         assert outcome.artifact, "only finished outcomes have a test quality"
         assert outcome.quality, "only finished outcomes have a test quality"
+        if cache.content(outcome.artifact.sha256) is None:
+            qualities.append(None)
+            continue
         x = fed(data.test.x, where.file_of(outcome.genotype))
-        output = answered(predict(Cache(where.home).artifact(outcome.artifact.sha256), x), data.signature)
+        output = answered(predict(cache.artifact(outcome.artifact.sha256), x), data.signature)
         score, stderr = task.score(data.test.y, output), task.stderr(data.test.y, output)
         qualities.append(to_json(replace(outcome.quality, test=score, test_stderr=stderr)))
     return {"quality": qualities}

@@ -67,12 +67,10 @@ def drive(
         driver.baseline()
         driver.rewrites()
         ended = driver.search()
-        if ended != "interrupted":
-            driver.twins()
-            driver.seeds()
+        driver.twins()
+        driver.seeds()
         driver.finish()
-        if ended != "interrupted":
-            driver.batches()
+        driver.batches()
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
@@ -206,11 +204,11 @@ class _Driver:
         self._beside([left], batches.conditions(self._study.bench))
 
     def _beside(self, groups: list[dict[str, Genotype]], bench: Bench) -> None:
-        """Have groups of candidates that are no trials evaluated, on all lanes."""
+        """Have groups of candidates that are no trials evaluated, on all lanes; none is begun once it winds down."""
         waiting = [group for group in groups if group]
-        while waiting or any(lane.work for lane in self._lanes):
+        while (waiting and not self._wind_down.is_set()) or any(lane.work for lane in self._lanes):
             for lane in self._lanes:
-                if waiting and not lane.works:
+                if waiting and not lane.works and not self._wind_down.is_set():
                     group = waiting.pop(0)
                     self._begin(lane, Work(tuple(group), tuple(group.values()), to_json(bench)))
             self._receive()

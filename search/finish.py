@@ -26,6 +26,8 @@ MORE_PROCESSES = 4  # than a sitting of the search may have
 SECONDS_A_MODEL = 2.0  # more than such a sitting may take
 MOST = 60  # models: the front, then what is within noise of it
 
+DAMAGED = "its file in the cache is damaged or gone"
+
 Measured = Sequence[Measurement | MeasureFailure]
 
 
@@ -33,8 +35,8 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
     """Keep the final figures of the front, its twins and the baseline; gives the seconds spent measuring.
 
     `child` reads the test part. What cannot be had is told as {"event": "warning", "text"}, and the figures of the
-    search stay; an outcome with a `reason` has its measurement of the search still. Nothing is done where no trial was
-    told since the last time.
+    search stay; an outcome with a `reason` has its measurement of the search still, one whose file was damaged all of
+    its figures. Nothing is done where no trial was told since the last time.
     """
     history = study.history()
     chosen = dict.fromkeys([*front_of(history), *near_the_front(history.candidates, history.plan.objectives)])
@@ -50,22 +52,27 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
     except (ChildDied, CallFailed, CandidateError) as error:
         on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
         return 0.0
+    qualities = dict(zip(found, tested["quality"], strict=True))
+    finals = {name: _unmeasured(outcome, DAMAGED) for name, outcome in found.items() if not qualities[name]}
+    found = {name: outcome for name, outcome in found.items() if qualities[name]}
     on_event({"event": "stage", "stage": "measure", "form": None, "detail": f"the front again, {len(found)} models"})
     started = time.monotonic()
     measured = _measured(study, list(found.values()), tested, on_event)
     spent = time.monotonic() - started
-    qualities = [from_json(Quality, plain) for plain in tested["quality"]]
-    finals = {}
-    for (name, outcome), quality, measurement in zip(found.items(), qualities, measured, strict=True):
+    for (name, outcome), measurement in zip(found.items(), measured, strict=True):
+        again = replace(outcome, quality=from_json(Quality, qualities[name]))
         if isinstance(measurement, Measurement):
-            finals[name] = replace(outcome, quality=quality, measurement=measurement)
+            finals[name] = replace(again, measurement=measurement)
         else:
-            reason = f"could not be measured again: {measurement.reason}"
-            finals[name] = replace(
-                outcome, quality=quality, stage="measure", reason=reason, notes=(*outcome.notes, reason)
-            )
+            finals[name] = _unmeasured(again, measurement.reason)
     study.keep_final(finals)
     return spent
+
+
+def _unmeasured(outcome: Outcome, why: str) -> Outcome:
+    """With the measurement of the search, and why there is no other."""
+    reason = f"could not be measured again: {why}"
+    return replace(outcome, stage="measure", reason=reason, notes=(*outcome.notes, reason))
 
 
 def _tested(study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None]) -> dict[str, Any]:

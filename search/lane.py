@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -59,7 +58,7 @@ class Lane:
         self._ahead = 0  # outcomes told that were not taken in
         self._closed = False
         self._taken_in = threading.Condition()
-        self._calls: queue.SimpleQueue[tuple[str, dict[str, Any], Limits, Answer] | None] = queue.SimpleQueue()
+        self._calls: queue.Queue[tuple[str, dict[str, Any], Limits, Answer] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -75,10 +74,11 @@ class Lane:
 
     def take_back(self) -> Work | None:
         """What it was to go on with, if it has not begun."""
-        with contextlib.suppress(queue.Empty):
-            if len(self.works) > 1 and self._calls.get_nowait():
-                return self.works.pop()
-        return None
+        with self._calls.mutex:  # the newest, not the next: the one before may wait there too
+            if len(self.works) < 2 or not self._calls.queue:
+                return None
+            self._calls.queue.pop()
+        return self.works.pop()
 
     def warmed(self, kind: str) -> bool:
         """Whether news of this kind only say that it has its imports done, or not; the next call tells."""

@@ -17,11 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 class OwnedStorage(_CachedStorage):
-    """Writes go to the tables at once; what was written is remembered and never read again.
+    """Writes go to the tables at once; what was written is remembered and never read again. It knows of trials what
+    brisk writes of them: reports of a training in progress, which several objectives cannot have, are left out.
 
     Optuna's own cache reads all that is under way anew whenever it is asked for trials, for another process may have
     written to it, and a trial that comes with its parameters costs it two queries each. Ours is written by nobody else:
-    the study's lock is held (`search.lock`). That was a third of the driver's time.
+    the study's lock is held (`search.lock`).
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -33,6 +34,8 @@ class OwnedStorage(_CachedStorage):
         if study_id not in self._known:
             super()._read_trials_from_remote_storage(study_id)
             self._known.add(study_id)
+            for trial in self._studies[study_id].trials.values():
+                self._studies[study_id].param_distribution |= trial.distributions
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As it was written last, whatever its state."""
@@ -42,7 +45,7 @@ class OwnedStorage(_CachedStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Write and remember it; one with all its parameters at one stroke."""
-        if template_trial is None or template_trial.state != TrialState.RUNNING or template_trial.intermediate_values:
+        if template_trial is None or template_trial.state != TrialState.RUNNING:
             return super().create_new_trial(study_id, template_trial)
         self._read_trials_from_remote_storage(study_id)
         study, trial = self._studies[study_id], copy.deepcopy(template_trial)
@@ -97,12 +100,6 @@ class OwnedStorage(_CachedStorage):
         if state.is_finished():
             trial.datetime_complete = datetime.now()
         return True
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Write and remember it."""
-        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-        trial = self._anew(trial_id)
-        trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write and remember it."""

@@ -235,7 +235,7 @@ class Study:
         teacher.
         """
         for genotype in self._beginning():
-            if genotype.key not in self._known:
+            if genotype.key not in self._known and not self._crashes.known(genotype):
                 return self._started(genotype)
         if self._gathering:
             self._optuna.enqueue_trial({"distillation": 0.0})
@@ -328,7 +328,8 @@ class Study:
         for sibling in siblings:
             if sibling.key not in self._known:
                 self._note(self._started(sibling, lead=lead, genotype=to_json(sibling)), sibling)
-        group = {self._known[one.key]: one for one in (genotype, *siblings)}
+        there = [one for one in (genotype, *siblings) if one.key in self._known]  # a lead may have been withdrawn
+        group = {self._known[one.key]: one for one in there}
         unfinished = {number: one for number, one in group.items() if number in self._asked}
         return Group(tuple(unfinished), tuple(unfinished.values()))
 
@@ -385,8 +386,11 @@ class Study:
         return outcome
 
     def withdraw(self, numbers: Iterable[int]) -> None:
-        """Take trials back that were not begun; they may be proposed again."""
-        for number in numbers:
+        """Take trials back that were not begun; they may be proposed again.
+
+        The lead of a group comes last: while it is there, a driver that dies here leaves what the next can complete.
+        """
+        for number in sorted(numbers, reverse=True):
             trial = self._trials.pop(number)
             trial.set_user_attr("withdrawn", True)
             self._optuna.tell(number, state=TrialState.FAIL)

@@ -7,6 +7,7 @@ one that the parent made to stand still cannot notice, so the kernel is asked to
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -100,8 +101,9 @@ def _answer(call: dict[str, Any], send: Send, waiting: queue.SimpleQueue[bytes])
             arguments["ask"] = ask
         send({"result": function(**arguments)})
     except Exception as error:
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a log that cannot be written must not cost the answer
+            traceback.print_exc()
+            sys.stderr.flush()
         send({"error": _described(error)})
 
 

@@ -62,8 +62,9 @@ def at_rung(outcome: Outcome, rung: int) -> Costs:
     """What was known of a candidate when it came to a rung; one that needed no more epochs had learned all."""
     quality = outcome.quality.error if outcome.quality else None
     error = outcome.learned[rung] if rung < len(outcome.learned) else quality
-    before = replace(outcome, measurement=None) if outcome.untrained_ms is not None else outcome
-    return {name: row.read(before) for name, row in OBJECTIVES.items()} | {"quality": error}
+    looked = replace(outcome, measurement=None) if outcome.untrained_ms is not None else outcome
+    known = {name: row.read(outcome) for name, row in OBJECTIVES.items()}
+    return known | {"quality": error, "latency": OBJECTIVES["latency"].read(looked)}
 
 
 def near_the_front(candidates: Mapping[Key, Outcome], objectives: Sequence[str]) -> list[Key]:

@@ -14,7 +14,11 @@ BriskError
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Of an OSError that is no candidate's fault, and no other's luck."""
 
 
 class BriskError(Exception):

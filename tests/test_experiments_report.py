@@ -142,6 +142,8 @@ def test_what_was_spared_is_told_where_it_was():
     text = written({**summary, "economy": economy})
     assert "Spared: 3 trainings stopped early (1.7 whole ones), 2 known to crash\n" in text
     assert "Latency foretold from 1,200 candidates: 9 of 10 within 8%\n" in text
+    economy["latency_model"] |= {"error": 0.7, "used": False}
+    assert "9 of 10 within 70%, which is too far to skip any\n" in written({**summary, "economy": economy})
     assert "Spared" not in written({**summary, "economy": {"stopped_models": 0, "latency_model": None}})
 
 

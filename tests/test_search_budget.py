@@ -109,3 +109,20 @@ def test_a_study_that_winds_down_keeps_its_stage_and_judges_its_front(tmp_path: 
     with Study.start(tmp_path, "s", plan(tmp_path, extra={"pause_s": "0.2"})) as study:
         drive(study, Limits(trials=len(found.outcomes) + left))
     assert set(found.running) <= set(history.read(tmp_path, "s").outcomes)
+
+
+def test_a_study_that_winds_down_at_its_end_begins_nothing_more(tmp_path: Path) -> None:
+    """Neither the repeats of its front from other seeds nor its batch curve."""
+    wind_down = threading.Event()
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["event"] == "group" and str(event["trials"][0]).startswith("seed"):
+            wind_down.set()
+
+    with Study.start(tmp_path, "s", replace(plan(tmp_path), confirm_seeds=4)) as study:
+        drive(study, Limits(trials=12), hear, wind_down)
+        summary = summarise(study)
+    assert wind_down.is_set()
+    assert summary["final"]
+    assert summary["batch_curve"] is None
+    assert len({name.rpartition("-")[0] for name in history.read(tmp_path, "s").seeds}) == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import random
 import threading
 import time
@@ -11,18 +12,19 @@ from typing import Any
 
 import psutil
 import pytest
-from rehearsed import BASELINE, PRELOAD, drive_and_die, plan
+from rehearsed import BASELINE, PRELOAD, bench, drive_and_die, plan
 
 from objectives.outcome import Outcome
 from search import history
 from search.budget import Limits
 from search.drive import _Driver, drive, shares
-from search.isolate import ChildDied
-from search.lane import Work
+from search.isolate import Child, ChildDied
+from search.lane import Lane, Work
 from search.study import Study
 from search.summary import summarise
 from spaces.errors import InputError, StudyError
 from spaces.genotype import Deployment
+from spaces.record import to_json
 from spaces.space import Space
 
 TRIALS, DEATHS, SEED = 9, 3, 11
@@ -190,6 +192,25 @@ def test_two_lanes_tell_every_trial_once(tmp_path: Path) -> None:
     assert ended == "trials"
     assert set(told.values()) == {1}
     assert len(history.read(tmp_path, "s").outcomes) == 14
+
+
+def test_what_is_taken_back_is_what_came_last(tmp_path: Path) -> None:
+    """Also where the call before it still waits for one that only warms up."""
+    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    lane = Lane(Child(home=tmp_path, name="w", cores=shares(1)[0]), news)
+    at = to_json(bench(tmp_path))
+    try:
+        lane.submit("objectives.rehearsal:prepare", {"bench": at}, Limits())
+        first, last = (Work((number,), (BASELINE,), at) for number in (1, 2))
+        for work, function in ((first, "prepare"), (last, "no_such_function")):
+            lane.works.append(work)
+            lane.submit(f"objectives.rehearsal:{function}", {"bench": at}, Limits())
+        assert lane.take_back() is last
+        assert lane.take_back() is None
+        assert [news.get(timeout=60)[1] for _ in range(2)] == ["done", "done"]
+        assert news.empty()
+    finally:
+        lane.close()
 
 
 def bare(outcome: Outcome) -> tuple[str, str]:

@@ -126,6 +126,41 @@ def _numbered(home: Path, sampler: str, cuts: list[int]) -> dict[int, str]:
     return {number: outcome.genotype.key for number, outcome in study.outcomes.items()}
 
 
+@pytest.mark.parametrize("commit", range(1, 40, 3))
+def test_a_withdrawal_that_was_cut_off_is_no_end(tmp_path: Path, commit: int) -> None:
+    class Killed(BaseException):
+        pass
+
+    def strike() -> None:
+        raise Killed
+
+    with contextlib.suppress(Killed), started(tmp_path) as study:
+        group = study.next_group(100)
+        assert group
+        with at_commit(commit, strike):
+            study.withdraw(group.numbers)
+    with started(tmp_path) as study:
+        seen: list[str] = []
+        for _ in range(3):
+            again = study.next_group(100)
+            assert again
+            tell_all(study, again)
+            seen += [genotype.key for genotype in again.genotypes]
+        assert len(set(seen)) == len(seen)
+
+
+def test_a_study_whose_lead_was_withdrawn_without_its_siblings_goes_on(tmp_path: Path) -> None:
+    """As a driver of before left it, which was killed in the midst."""
+    with started(tmp_path) as study:
+        group = study.next_group(100)
+        assert group
+        study.withdraw(group.numbers[:1])
+    with started(tmp_path) as study:
+        again = study.next_group(100)
+        assert again
+        assert set(again.numbers) == set(group.numbers[1:])
+
+
 @pytest.mark.parametrize("sampler", ["auto", "nsga2"])
 def test_what_is_remembered_of_a_study_is_what_its_tables_hold(tmp_path: Path, sampler: str) -> None:
     """As another process reads them: while some trials are under way, and after another driver took the study up."""

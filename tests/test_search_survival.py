@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -122,3 +124,11 @@ def test_a_corrupt_entry_of_the_cache_counts_as_absent(tmp_path: Path) -> None:
     assert cache.content(sha256) is None
     assert cache.keep_artifact(b"model") == sha256
     assert cache.content(sha256) == b"model"
+
+
+def test_a_cache_that_cannot_be_written_is_told_like_tables_that_cannot(tmp_path: Path) -> None:
+    said = pytest.raises(StudyError, match=r"No space left on device.*everything finished before is kept")
+    with said, disk_trouble_told(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), disk_trouble_told(tmp_path):
+        (tmp_path / "absent").read_bytes()

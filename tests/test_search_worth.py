@@ -16,7 +16,7 @@ from search.drive import drive
 from search.study import Study
 from search.summary import summarise
 from search.warm import KNOWN, known, points, table
-from search.worth import Trainings, near_the_front
+from search.worth import Trainings, at_rung, near_the_front
 from spaces.catalog import CELLS
 from spaces.errors import SpecError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
@@ -106,6 +106,26 @@ def test_a_kind_that_killed_twice_is_not_tried_again_in_the_home(tmp_path: Path)
     assert crashes.known(replace(GRU, deployment=Deployment("loop", 4, "32"))) == ""
     crashes.well(wide)
     assert crashes.known(GRU) == ""
+
+
+def test_points_that_are_known_to_crash_are_no_end_of_a_search(tmp_path: Path) -> None:
+    space = Space(cell=("lstm", "gru"), bits=("8",), lowering=("loop",), steps=(4,))
+    crashes = Crashes(tmp_path)
+    for _ in range(2):
+        crashes.died(GRU, "lower", "died by signal 11 (SIGSEGV)")
+    made = replace(plan(tmp_path, space=space, baseline=None), warm_start=(KNOWN,))
+    with Study.start(tmp_path, "s", made) as study:
+        assert drive(study, Limits(trials=5)) == "trials"
+    assert {outcome.genotype.architecture.cell for outcome in history.read(tmp_path, "s").outcomes.values()} == {"lstm"}
+
+
+def test_memory_counts_at_a_rung(tmp_path: Path) -> None:
+    """What took less of it is not dominated, however it learned."""
+    measured = finished(tmp_path, 0.1, 1.0, 10.0)
+    assert measured.measurement
+    known = at_rung(replace(measured, untrained_ms=4.0), 0)
+    assert known["memory"] == measured.measurement.peak_memory_bytes / 1024
+    assert known["latency"] == 4.0 / measured.genotype.deployment.batch
 
 
 def test_crashes_are_learnt_and_the_rest_of_the_space_is_searched(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
     python -m experiments.claims.soak [--minutes 60] [--trials N] [--study digits]
 
 First the study is run undisturbed for half of the minutes, or until it has N outcomes; then another, of the same seed
-and as many outcomes, with the fault injector. By lot, it kills the driver (SIGKILL; the same command is started again),
-a worker, or a meter; stops a worker for good (SIGSTOP: the limits of time must end it); takes the driver's terminal
-away (SIGTERM); and overwrites a file of the cache with rubbish. Figures go to `soak.json` beside this script.
+and as many outcomes, with the fault injector. In turns drawn by lot, it kills the driver (SIGKILL; the same command is
+started again), a worker, or a meter; stops a worker for good (SIGSTOP: the limits of time must end it); takes the
+driver's terminal away (SIGTERM); and overwrites a file of the cache with rubbish. Figures go to `soak.json` beside this
+script.
 
-Promised: every outcome told once, none of them lost between sessions, no candidate failed but those at work when
-something was killed, no process left at the end, and a hypervolume within 5 % of the undisturbed one's.
+Promised: every outcome told once, none of them lost between sessions or evaluated twice, no candidate failed but those
+at work when something was killed, no process left at the end, and a hypervolume within 5 % of the undisturbed one's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ from search.summary import summarise
 
 KEPT = Path(__file__).with_suffix(".json")
 PAUSE_S = (20.0, 60.0)
+KINDS = ("driver", "worker", "worker", "meter", "hang", "terminate", "cache")
+PATIENCE_S = 20.0  # a meter is not always there
 NOISE = 0.05
 
 
@@ -79,7 +83,7 @@ def undisturbed(study: str, home: Path, trials: int | None, minutes: float) -> d
 def disturbed(study: str, home: Path, trials: int) -> dict[str, Any]:
     """What it finds when it is not."""
     os.environ["BRISK_HOME"] = str(home)
-    lot, struck, lost, sessions = random.Random(0), Counter[str](), 0, 0
+    lot, turns, struck, lost, sessions = random.Random(0), list[str](), Counter[str](), 0, 0
     before: set[int] = set()
     began = time.monotonic()
     while True:
@@ -92,7 +96,8 @@ def disturbed(study: str, home: Path, trials: int) -> dict[str, Any]:
                 while driver.poll() is None and time.monotonic() < rest:
                     time.sleep(0.5)
                 if driver.poll() is None:
-                    struck[strike(driver, home, lot)] += 1
+                    turns = turns or lot.sample(KINDS, len(KINDS))
+                    struck[strike(turns.pop(), driver, home, lot)] += 1
         if (home / "optuna.db").exists():
             now = set(read(home, study).outcomes)
             lost += len(before - now)
@@ -104,48 +109,47 @@ def disturbed(study: str, home: Path, trials: int) -> dict[str, Any]:
     return {**figures_of(home, study), **facts, "minutes": (time.monotonic() - began) / 60}
 
 
-def strike(driver: subprocess.Popen[bytes], home: Path, lot: random.Random) -> str:
-    """Do one of it; says what."""
-    family = psutil.Process(driver.pid).children(recursive=True)
-    workers = [one for one in family if "search.worker" in " ".join(one.cmdline())]
-    meters = [one for one in family if "meter.py" in " ".join(one.cmdline())]
-    kind = lot.choice(["driver", "worker", "worker", "meter", "hang", "terminate", "cache"])
-    try:
-        if kind == "driver":
-            driver.kill()
-        elif kind == "terminate":
-            driver.send_signal(signal.SIGTERM)
-        elif kind == "hang" and workers:
-            os.kill(lot.choice(workers).pid, signal.SIGSTOP)
-        elif kind == "worker" and workers:
-            lot.choice(workers).kill()
-        elif kind == "meter" and meters:
-            lot.choice(meters).kill()
-        elif kind == "cache" and (files := sorted((home / "cache").rglob("*.*"))):
-            lot.choice(files).write_bytes(b"rubbish")
-        else:
-            return "nothing there"
-    except (psutil.NoSuchProcess, ProcessLookupError):
-        return "nothing there"
-    return kind
+def strike(kind: str, driver: subprocess.Popen[bytes], home: Path, lot: random.Random) -> str:
+    """Do one of it, once there is something to do it to; says what was done."""
+    named = {"worker": "search.worker", "hang": "search.worker", "meter": "meter.py"}.get(kind)
+    signals = {"hang": signal.SIGSTOP, "terminate": signal.SIGTERM}
+    ends = time.monotonic() + PATIENCE_S
+    while driver.poll() is None and time.monotonic() < ends:
+        with suppress(psutil.NoSuchProcess):
+            if kind == "cache" and (files := sorted((home / "cache").rglob("*.*"))):
+                lot.choice(files).write_bytes(b"rubbish")
+                return kind
+            victims = [psutil.Process(driver.pid)]
+            if named:
+                victims = [one for one in victims[0].children(recursive=True) if named in " ".join(one.cmdline())]
+            if victims and kind != "cache":
+                lot.choice(victims).send_signal(signals.get(kind, signal.SIGKILL))
+                return kind
+        time.sleep(0.05)
+    return "nothing there"
 
 
 def figures_of(home: Path, study: str) -> dict[str, Any]:
     """What is compared."""
-    summary = summarise(read(home, study))
-    kept = ("counts", "hypervolume", "wall_s", "failures")
-    return {key: summary[key] for key in kept} | {"front": len(summary["front"])}
+    history = read(home, study)
+    summary = summarise(history)
+    kept = ("counts", "hypervolume", "wall_s")
+    keys = {outcome.genotype.key for outcome in history.outcomes.values()}
+    reasons = Counter(failure["reason"] for failure in summary["failures"])
+    facts = {"front": len(summary["front"]), "repeated": len(history.outcomes) - len(keys), "reasons": reasons}
+    return {key: summary[key] for key in kept} | facts
 
 
 def misses(calm: dict[str, Any], harsh: dict[str, Any]) -> list[str]:
     """The promises that are not kept."""
-    missed = ["an outcome was lost"] * bool(harsh["lost"]) + ["a process was left"] * bool(harsh["processes_left"])
+    counted = {"lost": "an outcome was lost", "repeated": "one was told twice", "processes_left": "a process was left"}
+    missed = [words for what, words in counted.items() if harsh[what]]
     if sum(harsh["counts"].values()) != sum(calm["counts"].values()) or harsh["counts"]["running"]:
         missed.append("the counts differ")
     if harsh["hypervolume"] < (1 - NOISE) * calm["hypervolume"]:
         missed.append("the hypervolume is smaller")
     causes = ("SIGKILL", "SIGSEGV", "did not end within", "meter")
-    if other := [one for one in harsh["failures"] if not any(cause in one["reason"] for cause in causes)]:
+    if other := [reason for reason in harsh["reasons"] if not any(cause in reason for cause in causes)]:
         missed.append(f"a candidate failed of something else: {other[0]}")
     return missed
 
