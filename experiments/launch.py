@@ -15,6 +15,7 @@ from typing import Any
 import click
 import psutil
 
+from experiments.problems import stopping
 from experiments.progress import Progress
 from experiments.publish import publish, shows, sink
 from experiments.report import console, write
@@ -23,7 +24,7 @@ from experiments.spec import Objectives, Spec, read
 from experiments.table import Place, duration_s
 from objectives.bench import Bench
 from objectives.outcome import Outcome
-from search.budget import Limits, problem
+from search.budget import Limits
 from search.drive import drive, shares
 from search.history import History
 from search.lock import disk_trouble_told
@@ -63,9 +64,9 @@ def launch(
     Raises InputError for a wrong spec, data or home, NothingFeasible where no candidate kept within the bounds, and
     KeyboardInterrupt after everything finished has been kept.
     """
-    if wrong := problem(stop_when or ""):
-        raise InputError(f"--stop-when: {wrong}")
     spec = read(spec_name, sets)
+    if wrong := stopping(spec, stop_when or ""):
+        raise InputError(f"--stop-when: {wrong}")
     limits = limits_of(spec, trials=trials, timeout=timeout, workers=workers, stop_when=stop_when)
     plan = spec.plan(str(usable(home)))
     check_threads(plan.bench, limits.workers)

@@ -86,10 +86,8 @@ def _study_problems(spec: Spec) -> Iterator[tuple[str, str]]:
 
 
 def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
-    if wrong := budget.problem(spec.study.stop_when):
+    if wrong := stopping(spec, spec.study.stop_when):
         yield "study.stop_when", wrong
-    if "drop" in spec.study.stop_when and spec.baseline is None:
-        yield "study.stop_when", f"got {spec.study.stop_when!r}, but a drop is against the baseline; give [baseline]"
     shares = spec.training.rungs
     if not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
         yield (
@@ -105,6 +103,12 @@ def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
                 warm.table(Path(spec.root) / name)
             except SpecError as error:
                 yield "search.warm_start", str(error).removeprefix("search.warm_start: ")
+
+
+def stopping(spec: Spec, rule: str) -> str:
+    """What is wrong with a rule to stop at; "" where nothing is, or where the kind of task is none."""
+    task = TASKS.get(spec.task.kind)
+    return budget.problem(rule, task.metric, baseline=spec.baseline is not None) if task else ""
 
 
 def _task_problems(task: TaskSpec) -> Iterator[tuple[str, str]]:

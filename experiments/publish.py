@@ -60,7 +60,7 @@ def register(home: Path, history: History, trial: Key, model: Path, signature: S
 
 def shows(name: Key) -> bool:
     """Whether MLflow gives a candidate a run: those beside the trials that may not be on the front have none."""
-    return not str(name).startswith(("twin-", "batch-"))
+    return not str(name).startswith(("twin-", "batch-", "seed-"))
 
 
 def shown(history: History) -> list[tuple[Key, Outcome]]:

@@ -90,7 +90,9 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
 
 
 def _look(group: Group) -> None:
-    """Lower every form with random weights, measure them shortly, and settle those whose bound is out of reach."""
+    """Lower every form with random weights, measure them shortly, and settle those whose bound is out of reach, or that
+    cannot be measured.
+    """
     group.each(_lower_untrained)
     if not group.open:
         return
@@ -103,6 +105,8 @@ def _look(group: Group) -> None:
             lowest = replace(measurement, median_ms=measurement.ci_ms[0])
             if reason := _over(group, replace(group.outcome(form), measurement=lowest)):
                 group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
+        else:
+            group.settle(form, "failed", stage="untrained", reason=measurement.reason)
 
 
 def _lower_untrained(group: Group, form: int) -> None:

@@ -70,6 +70,10 @@ class Quality:
     stderr: float | None = None  # of the validation figure, for the size of that part
 
 
+FORETOLD = "foretold"
+"""The stage of an outcome that was not tried, for the latency model was sure of it: no figure of it is measured."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """All that is known of one genotype.

@@ -15,7 +15,7 @@ from objectives.bench import Bench, Emit
 from objectives.cache import Arrays, Cache
 from objectives.data import Dataset
 from objectives.deployment.lower import exporter_name, lower, lower_streaming
-from objectives.deployment.pour import Array, constants, distinct, poured
+from objectives.deployment.pour import Array, constants, distinct, plain, poured
 from objectives.given import soft_targets, states
 from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
@@ -171,9 +171,11 @@ class Trained:
 
     def poured(self, content: bytes, asked: Deployment) -> bytes | None:
         """A float file of a form that was lowered after `start`, with the weights of the moment in it."""
-        signature = self._data.signature
+        signature, built = self._data.signature, self._built
+        if (found := poured(content, signature, plain(built.looked_at), plain(self.weights))) is not None:
+            return found
         trained = constants(self._genotype.served, signature, self.weights, asked)
-        return poured(content, signature, self._built.looked_at_as(asked), trained)
+        return poured(content, signature, built.looked_at_as(asked), trained)
 
     def stream(self, frames: int) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
         """The float32 .tflite of one step of a stream, and the states that a sequence begins with, by name.

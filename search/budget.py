@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from objectives.task import TASKS
 from search.front import pick
 from search.growth import settled
 from search.history import History
@@ -13,6 +14,9 @@ from spaces.errors import InputError, NothingFeasible
 
 SETTLED = "settled"
 """In place of bounds: once the hypervolume does not grow any more (`search.growth`)."""
+
+AGAINST = {"drop", "speedup"}
+"""The figures of a point that compare it with the baseline."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class Limits:
     stop_when: str = ""
 
 
-def problem(text: str) -> str:
-    """What is wrong with a rule and what to do; "" with one that is legal."""
+def problem(text: str, metric: str, *, baseline: bool) -> str:
+    """What is wrong with a rule, in a study of that metric with or without a baseline, and what to do; "" where it is
+    legal.
+    """
     if text in ("", SETTLED):
         return ""
     if "=" not in text:
@@ -41,9 +47,16 @@ def problem(text: str) -> str:
     try:
         pick([], text)
     except NothingFeasible:
-        return ""
+        pass
     except InputError as error:
         return f"got {text!r}: {error}"
+    bounded = {part.split("=")[0].strip(" <>") for part in text.split(",")}
+    if (against := bounded & AGAINST) and not baseline:
+        return f"got {text!r}, but a {min(against)} is against the baseline; give [baseline]"
+    if "test" in bounded:
+        return f"got {text!r}, but the test part is read at the end, and once; bound {metric}"
+    if strange := bounded & ({task.metric for task in TASKS.values()} - {metric}):
+        return f"got {text!r}, but this study is judged by {metric}, not {min(strange)}"
     return ""
 
 

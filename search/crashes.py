@@ -16,7 +16,7 @@ ENOUGH = 2  # deaths: one may be bad luck
 FORMING = ("lower", "quantize")
 """The stages that the kind of candidate alone decides on."""
 
-TOOLS = ("tensorflow", "ai-edge-quantizer", "ai-edge-litert")
+TOOLS = ("tensorflow", "keras", "tf-keras", "ai-edge-quantizer", "ai-edge-litert")
 """Another version of these may do better."""
 
 

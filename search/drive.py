@@ -35,6 +35,7 @@ MEASURING = {"untrained", "measure"}
 UNFINISHED = {"timeout", "interrupted", "target", "settled"}
 """Ends at which there is more to try."""
 
+TRIES = 2  # of a group whose worker is killed
 AHEAD = 2  # groups that a lane has been given: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
@@ -217,7 +218,8 @@ class _Driver:
         """Judge the front once more, with every worker idle."""
         self._lanes[0].abandon.clear()
         self._tick()
-        self._clock["measuring_s"] += finish(self._study, self._lanes[0].child, self._on_event)
+        child, limits = self._lanes[0].child, self._limits.stage_timeouts
+        self._clock["measuring_s"] += finish(self._study, child, self._on_event, limits)
 
     def stop(self, ended: str) -> None:
         """End the workers at once."""
@@ -288,7 +290,7 @@ class _Driver:
         if event["event"] == "stage":
             work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
             work.waiting = waits(event)
-            self._keep_quiet(lane, bool(event.get("quiet")) and not work.waiting)
+            self._keep_quiet(lane, bool(event.get("quiet")) and not work.waiting and not work.hurried)
         if event["event"] == "epoch":
             self._clock["sequences"] += event.get("sequences", 0)
             self._clock["epochs_s"] += event.get("seconds", 0.0)
@@ -298,7 +300,9 @@ class _Driver:
             lane.taken_in()
 
     def _bury(self, lane: Lane, work: Work, error: BaseException) -> None:
-        """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again."""
+        """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again. A worker
+        that was killed at what they shared is no fault of theirs, unless it happens again.
+        """
         if not isinstance(error, BriskError) or isinstance(error, InputError):
             raise error
         if isinstance(error, Abandoned):
@@ -310,12 +314,14 @@ class _Driver:
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
         for form in lost:
             self._study.died(work.genotypes[form], work.stage, reason)
-        self._fail(lane, work, lost or work.open, reason)
+        killed = isinstance(error, ChildDied) and error.kind == "crashed"
+        if lost or not killed or work.tried == TRIES:
+            self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
         self._end(lane)
         if rest:
             names, genotypes = tuple(work.names[i] for i in rest), tuple(work.genotypes[i] for i in rest)
-            self._begin(lane, Work(names, genotypes, work.bench))
+            self._begin(lane, Work(names, genotypes, work.bench, tried=work.tried + (not lost)))
 
     def _fail(self, lane: Lane, work: Work, forms: set[Any], reason: str) -> None:
         for form in sorted(forms):
@@ -363,6 +369,8 @@ class _Driver:
         """Whatever became of a measurement, nobody stands still for ever."""
         if self._quiet and time.monotonic() - self._quiet_since > QUIET_S:
             self._on_event({"event": "warning", "text": f"a measurement took over {QUIET_S:.0f} s; the others go on"})
+            if self._quiet.work:
+                self._quiet.work.hurried = True
             self._keep_quiet(self._quiet, False)
 
     def _say(self, lane: Lane, event: Event) -> None:

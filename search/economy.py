@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from objectives.outcome import FORETOLD
 from search.history import History
-from search.prior import FORETOLD, fitted
+from search.prior import fitted
 from spaces.record import from_json
 from spaces.signature import Signature
 

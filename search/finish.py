@@ -7,7 +7,7 @@ interleaved in one sitting while nothing trains; and the test part is read, for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,12 +31,12 @@ DAMAGED = "its file in the cache is damaged or gone"
 Measured = Sequence[Measurement | MeasureFailure]
 
 
-def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> float:
+def finish(study: Study, child: Child, on_event: Callable[[Event], None], stage_timeouts: Mapping[str, float]) -> float:
     """Keep the final figures of the front, its twins and the baseline; gives the seconds spent measuring.
 
-    `child` reads the test part. What cannot be had is told as {"event": "warning", "text"}, and the figures of the
-    search stay; an outcome with a `reason` has its measurement of the search still, one whose file was damaged all of
-    its figures. Nothing is done where no trial was told since the last time.
+    `child` reads the test part; one that dies of it is replaced once. What cannot be had is told as {"event":
+    "warning", "text"}, and the figures of the search stay; an outcome with a `reason` has its measurement of the search
+    still, one whose file was damaged all of its figures. Nothing is done where no trial was told since the last time.
     """
     history = study.history()
     chosen = dict.fromkeys([*front_of(history), *near_the_front(history.candidates, history.plan.objectives)])
@@ -48,7 +48,7 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None]) -> flo
     if not found or set(found) <= set(history.finals):
         return 0.0
     try:
-        tested = _tested(study, list(found.values()), child, on_event)
+        tested = _tested(study, list(found.values()), child, on_event, stage_timeouts, tries=2)
     except (ChildDied, CallFailed, CandidateError) as error:
         on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
         return 0.0
@@ -75,13 +75,26 @@ def _unmeasured(outcome: Outcome, why: str) -> Outcome:
     return replace(outcome, stage="measure", reason=reason, notes=(*outcome.notes, reason))
 
 
-def _tested(study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None]) -> dict[str, Any]:
+def _tested(
+    study: Study,
+    found: list[Outcome],
+    child: Child,
+    on_event: Callable[[Event], None],
+    stage_timeouts: Mapping[str, float],
+    tries: int,
+) -> dict[str, Any]:
     arguments = {
         "bench": to_json(study.bench),
         "genotypes": [to_json(outcome.genotype) for outcome in found],
         "outcomes": [to_json(outcome) for outcome in found],
     }
-    tested: dict[str, Any] = child.call(f"{study.plan.evaluator}:final", arguments, on_event=on_event)
+    function = f"{study.plan.evaluator}:final"
+    try:
+        tested: dict[str, Any] = child.call(function, arguments, on_event=on_event, stage_timeouts=stage_timeouts)
+    except ChildDied:
+        if tries == 1:
+            raise
+        return _tested(study, found, child, on_event, stage_timeouts, tries - 1)
     return tested
 
 

@@ -216,13 +216,19 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         duplicates=duplicates,
         skipped=skipped,
         finals={int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in fresh.items()},
-        **{**NO_CLOCK, **kept.get("clock", {})},
+        **clock_of(kept),
         rewrites=_outcomes(kept.get("rewrites", {})),
         twins=_outcomes(kept.get("twins", {})),
         batches=_outcomes(kept.get("batches", {})),
         seeds=_outcomes(kept.get("seeds", {})),
         ensemble=tuple(from_json(Genotype, plain) for plain in kept.get("ensemble", [])),
     )
+
+
+def clock_of(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """How long a study has run so far, from its user attributes; those of another version may know more or less."""
+    clock = kept.get("clock", {})
+    return {key: clock.get(key, least) for key, least in NO_CLOCK.items()}
 
 
 def _outcomes(kept: Mapping[str, Any]) -> dict[str, Outcome]:

@@ -30,6 +30,8 @@ class Work:
     form: int | None = None
     since: float = field(default_factory=time.monotonic)
     waiting: bool = False  # for another measurement on the device
+    hurried: bool = False  # others do not stand still for it any more
+    tried: int = 1  # times
 
     def __post_init__(self) -> None:
         self.open = set(range(len(self.names)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from objectives.objective import OBJECTIVES
-from objectives.outcome import Outcome
+from objectives.outcome import FORETOLD, Outcome
 from search.front import front, hypervolume
 from spaces.genotype import HYPERMODEL, MODEL, Genotype
 
@@ -78,7 +78,7 @@ def child_row(number: Key, outcome: Outcome) -> Row:
     metrics = _quality(outcome) | _latency(outcome)
     if outcome.artifact:
         metrics["size_kib"] = outcome.artifact.size_bytes / 1024
-    if outcome.untrained_ms is not None:
+    if outcome.untrained_ms is not None and outcome.stage != FORETOLD:
         metrics["untrained_ms"] = outcome.untrained_ms
     metrics |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
     tags = {"brisk.state": outcome.state, "brisk.feasible": str(outcome.state == "complete").lower()}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.outcome import Outcome
+from objectives.outcome import FORETOLD, Outcome
 from spaces.catalog import CELLS, STEPS, WEIGHT_BYTES
 from spaces.genotype import Genotype
 from spaces.signature import Signature
@@ -35,8 +35,6 @@ FEWEST = 12  # architectures that it is fitted to
 FOLDS = 5
 USEFUL = 0.5  # the relative error up to which it is believed
 SURE = 2.0  # errors over the bound
-FORETOLD = "foretold"
-"""The stage of an outcome that was told for what the model says; it is not learnt from."""
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from objectives.bench import Bench
 from objectives.objective import OBJECTIVES
-from objectives.outcome import Outcome
+from objectives.outcome import FORETOLD, Outcome
 from search.crashes import Crashes
 from search.ensemble import best
 from search.front import over_bound, violations
-from search.history import BESIDE, NO_CLOCK, History, Plan, assembled, known_bench, known_space
+from search.history import BESIDE, History, Plan, assembled, clock_of, known_bench, known_space
 from search.lock import locked
 from search.opening import opened, take_plan
-from search.prior import FORETOLD, Prior, fitted
+from search.prior import Prior, fitted
 from search.samplers import AUTO, SeededSampler, named
 from search.surrogate import proposed
 from search.warm import points
@@ -132,7 +132,7 @@ class Study:
     @property
     def clock(self) -> dict[str, Any]:
         """What `keep_clock` kept last."""
-        return {**NO_CLOCK, **self._optuna.user_attrs.get("clock", {})}
+        return clock_of(self._optuna.user_attrs)
 
     @property
     def outcomes(self) -> Mapping[int, Outcome]:

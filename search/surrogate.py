@@ -1,7 +1,8 @@
 """Proposals by a model of what was found: the candidate that is expected to add most to the front.
 
-Two Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1), one of trained models' errors, one
-of latencies and sizes of their forms, which hardly vary by luck. Of a pool of random points and of neighbours of the
+Two Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1), one of trained models' errors, in
+the best of their forms, one of latencies and sizes of their forms, which hardly vary by luck; what narrower bits add to
+an error is the median of what they added. Of a pool of random points and of neighbours of the
 front that one is proposed whose forms, its error taken at the hopeful end of what is foretold, would dominate most of
 what the front does not (expected improvement of hypervolume, by counting points of the box; after Emmerich 2006).
 """
@@ -9,8 +10,10 @@ what the front does not (expected improvement of hypervolume, by counting points
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -53,7 +56,7 @@ def proposed(
     """
     told = [outcome for outcome in outcomes.values() if _error(outcome) is not None and _costs(outcome, objectives)]
     done = [outcome for outcome in told if outcome.state == "complete"]
-    models = list({_model(outcome.genotype): outcome for outcome in told}.values())
+    models = _best(told)
     if len(models) < FEWEST or not done:
         return None
     luck = random.Random(seed)
@@ -71,7 +74,7 @@ def proposed(
         return None
     candidates = [form for forms in pool.values() for form in forms]
     waited = list(under_way)
-    every = _foretold(models[-MOST:], [*best, *done[-MOST:]], told, [*candidates, *waited], objectives)
+    every = _foretold(models, [*best, *done[-MOST:]], told, [*candidates, *waited], objectives)
     foretold, hoped = every[: len(candidates)], every[len(candidates) :]
     taken = np.array([*(_costs(each, objectives) for each in best), *hoped])
     gains = _gains(taken, foretold, done, objectives)
@@ -83,7 +86,7 @@ def proposed(
 
 
 def _foretold(
-    models: Sequence[Outcome],
+    models: Mapping[Any, Outcome],
     done: Sequence[Outcome],
     told: Sequence[Outcome],
     candidates: Sequence[Genotype],
@@ -93,23 +96,46 @@ def _foretold(
 
     What a graph of those told has cost is known.
     """
-    taught = [outcome.genotype for outcome in models]
+    newest = list(models.values())[-MOST:]
+    taught = [outcome.genotype for outcome in newest]
     blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
     x = columns(blank, squares=False)
-    learned = np.log(_floored([[_error(one)] for one in models]))
+    learned = np.log(_floored([[_error(one)] for one in newest]))
     mean, deviation = _regressed(x[: len(taught)], learned, x[len(taught) :])
     costs = np.array([_costs(outcome, objectives) for outcome in done])
     x = columns([*(outcome.genotype for outcome in done), *candidates], squares=False)
     served = [place for place, name in enumerate(objectives) if name != "quality"]
     found = np.empty((len(candidates), len(objectives)))
-    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(costs[:, served]), x[len(done) :])[0])
+    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(_floored(costs[:, served])), x[len(done) :])[0])
     known = {(one.genotype.served, one.genotype.deployment): np.array(_costs(one, objectives)) for one in told}
     for row, candidate in zip(found, candidates, strict=True):
         # A graph that is foretold to be faster than it was would be taken for a gain again and again.
         row[served] = known.get((candidate.served, candidate.deployment), row)[served]
     if "quality" in objectives:
-        found[:, objectives.index("quality")] = np.exp(mean - HOPE * deviation)[:, 0]
+        added = _added(models, told)
+        lost = np.array([added.get(candidate.deployment.bits, 0.0) for candidate in candidates])
+        found[:, objectives.index("quality")] = np.exp(mean - HOPE * deviation)[:, 0] + lost
     return found
+
+
+def _best(told: Iterable[Outcome]) -> dict[Any, Outcome]:
+    """By model, that of its forms which has the smallest error; the models in the order of their last news."""
+    found: dict[Any, Outcome] = {}
+    for outcome in told:
+        before = found.pop(_model(outcome.genotype), outcome)
+        found[_model(outcome.genotype)] = min(before, outcome, key=_error_of)
+    return found
+
+
+def _added(models: Mapping[Any, Outcome], told: Iterable[Outcome]) -> dict[str, float]:
+    """By bits, how much more error forms in them have than the best of their models."""
+    more: dict[str, list[float]] = defaultdict(list)
+    for outcome in told:
+        if outcome.quality:
+            more[outcome.genotype.deployment.bits].append(
+                _error_of(outcome) - _error_of(models[_model(outcome.genotype)])
+            )
+    return {bits: median(each) for bits, each in more.items()}
 
 
 def _gains(taken: Floats, foretold: Floats, done: Sequence[Outcome], objectives: Sequence[str]) -> NDArray[np.bool_]:
@@ -152,10 +178,17 @@ def _distances(a: Floats, b: Floats) -> Floats:
 
 
 def _floored(values: Any) -> Floats:
-    """Above 0: an error may be none."""
+    """Above 0: an error may be none, and memory unknown to the kernel."""
     given = np.asarray(values, dtype=np.float64)
-    floored: Floats = np.maximum(given, 1e-3 * given.max(axis=0))
+    floored: Floats = np.maximum(given, np.maximum(1e-3 * given.max(axis=0), 1e-12))
     return floored
+
+
+def _error_of(outcome: Outcome) -> float:
+    """Of one of which it is known."""
+    error = _error(outcome)
+    assert error is not None
+    return error
 
 
 def _error(outcome: Outcome) -> float | None:

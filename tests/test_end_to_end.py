@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,22 @@ def test_wrong_input_ends_with_one_paragraph(study: Path, arguments: tuple[str, 
     assert "Traceback" not in done.stderr
 
 
+def test_a_damaged_file_of_the_front_costs_the_end_nothing_else(study: Path, tmp_path: Path) -> None:
+    for name in ("waves.npz", "waves.toml"):
+        shutil.copy(study / name, tmp_path)
+    shutil.copytree(study / "home", tmp_path / "home")
+    point = shown(study)["front"][0]
+    model = tmp_path / "home" / "cache" / "artifacts" / f"{point['artifact']['sha256']}.tflite"
+    model.write_bytes(model.read_bytes()[:-1])
+    done = brisk("run", "waves.toml", "--trials", "10", "--json", home=tmp_path)
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["final"]
+    tested = {each["trial"]: each["quality"]["test"] for each in [*summary["front"], summary["baseline"]]}
+    assert tested.pop(point["trial"], None) is None
+    assert tested
+    assert None not in tested.values()
+
+
 def test_ctrl_c_keeps_everything_and_a_second_run_goes_on(tmp_path: Path) -> None:
     arguments = ["run", "digits-rows", "--rehearse", "--trials", "200", "--home", str(tmp_path)]
     command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
@@ -266,3 +283,52 @@ def test_ctrl_c_keeps_everything_and_a_second_run_goes_on(tmp_path: Path) -> Non
     assert "Traceback" not in said
     again = brisk(*arguments, "--json", home=tmp_path)
     assert sum(json.loads(again.stdout.splitlines()[-1])["counts"].values()) == 200
+
+
+def test_of_two_commands_on_a_study_the_second_is_refused_and_on_a_home_both_go_on(tmp_path: Path) -> None:
+    arguments = ["run", "digits-rows", "--rehearse", "--trials", "120", "--home", str(tmp_path)]
+    command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
+        assert first.stderr
+        for line in first.stderr:
+            if line.startswith("[1/"):
+                break
+        second = brisk(*arguments, home=tmp_path, check=False)
+        assert second.returncode == 2
+        assert f"is being driven by process {first.pid}; wait for it, stop it, or choose another" in second.stderr
+        assert "Traceback" not in second.stderr
+        other = brisk(*arguments, "--trials", "10", "--name", "other", "--json", home=tmp_path)
+        assert sum(json.loads(other.stdout.splitlines()[-1])["counts"].values()) == 10
+        first.stderr.read()
+        assert first.wait(timeout=60) == 0
+    shown = brisk("show", "digits-rows-rehearsal", "--json", "--home", str(tmp_path), home=tmp_path)
+    assert sum(json.loads(shown.stdout)["counts"].values()) == 120
+
+
+FULL = """
+mount -t tmpfs -o size=2m brisk {home}
+brisk() {{ {python} -P -c "from experiments.cli import main; main()" run digits-rows --rehearse --home {home} "$@"; }}
+brisk --trials 2000; echo "ended $?"
+{python} -P -c "from experiments.cli import main; main()" show digits-rows-rehearsal --json --home {home}
+mount -o remount,size=64m {home}
+brisk --trials 300 --json
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "x", "/mnt"], check=False, capture_output=True).returncode
+    != 0,
+    reason="nobody may mount a file system here",
+)
+def test_a_file_system_that_fills_up_ends_the_run_in_words_and_a_larger_one_goes_on(tmp_path: Path) -> None:
+    home = tmp_path / "small"
+    home.mkdir()
+    script = FULL.format(home=home, python=sys.executable)
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert "ended 2" in done.stdout
+    assert "everything finished before is kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    full, larger = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    assert 0 < sum(full["counts"].values()) < 2000
+    assert sum(larger["counts"].values()) >= 300
+    assert larger["counts"]["complete"] >= full["counts"]["complete"]

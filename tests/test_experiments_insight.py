@@ -166,6 +166,13 @@ def test_the_page_holds_the_insight_and_stays_one_file(tmp_path):
     assert not re.search(r'<(script|link|img)[^>]+(src|href)=["\']?(https?:)?//', page)
 
 
+def test_the_page_that_goes_to_mlflow_holds_the_insight(tmp_path):
+    kept = history(tmp_path, telling(25))
+    page = plots.drawings(summarise(kept), list(kept.candidates.items()), tmp_path, kept)["front.html"]
+    for told in ("importance", "hypervolume", "parallel", "slices"):
+        assert f'id="{told}"' in page
+
+
 def test_few_values_lie_side_by_side_in_their_order_and_many_by_size():
     few = insight.axis_of(["rec4", "8", None, "32"])
     assert few.at == [2, 0, -1, 1]

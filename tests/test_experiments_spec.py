@@ -163,7 +163,13 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[training]\nrungs = [0.5, 0.2]\n" + TWO, r"training\.rungs: got \[0\.5, 0\.2\]; give rising shares"),
         ("[search]\nwithout = ['loook']\n" + TWO, r"search\.without: got 'loook'; did you mean 'look'"),
         ("[study]\nstop_when = 'settld'\n" + TWO, r"study\.stop_when: got 'settld'; give bounds as in"),
-        ("[study]\nstop_when = 'drop<=0.1'\n" + TWO, r"study\.stop_when: .*against the baseline; give \[baseline\]"),
+        (
+            "[study]\nstop_when = 'drop<=0.1'\n" + TWO,
+            r"study\.stop_when: .*a drop is against the baseline; give \[baseline\]",
+        ),
+        ("[study]\nstop_when = 'speedup >= 3'\n" + TWO, r"study\.stop_when: .*a speedup is against the baseline; give"),
+        ("[study]\nstop_when = 'test>=0.9'\n" + TWO, r"study\.stop_when: .*read at the end, and once; bound accuracy"),
+        ("[study]\nstop_when = 'rmse<=0.1'\n" + TWO, r"study\.stop_when: .*this study is judged by accuracy, not rmse"),
         ("[search]\nwarm_start = ['no.toml']\n" + TWO, r"search\.warm_start: .*no\.toml cannot be used"),
         ("[search]\nconfirm_seeds = 0\n" + TWO, r"search\.confirm_seeds: got 0; it must lie from 1"),
         # Names and types

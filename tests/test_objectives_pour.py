@@ -10,7 +10,7 @@ import pytest
 
 from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import lower
-from objectives.deployment.pour import constants, distinct, poured
+from objectives.deployment.pour import constants, distinct, plain, poured
 from spaces.build import Weights, build, weights_of
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import Signature
@@ -49,6 +49,7 @@ def two(architecture: Architecture, signature: Signature) -> tuple[Weights, Weig
     ("architecture", "deployment", "signature"),
     [
         (Architecture("gru", 8, layers=2), Deployment("loop", 4), SIGNATURE),
+        (Architecture("gru", 8), Deployment("loop", 8), SIGNATURE),  # splits a bias, for no loop is left of it
         (Architecture("lstm", 8, bidirectional=True, readout="mean"), Deployment("loop"), VALUES),
         (Architecture("gru", 8), Deployment("keras"), VALUES),
         (Architecture("mingru", 8, frame_stack=2), Deployment("scan"), SIGNATURE),
@@ -70,6 +71,19 @@ def test_a_poured_file_answers_as_one_lowered_anew(
     anew = answers(tmp_path / "anew.tflite", lower(architecture, signature, after, deployment))
     np.testing.assert_allclose(answers(tmp_path / "poured.tflite", found), anew, atol=1e-6, rtol=1e-6)
     assert np.abs(answers(tmp_path / "first.tflite", first) - anew).max() > 1e-3
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "mingru", "fastgrnn"])
+def test_most_graphs_need_no_tracing_to_be_poured_into(tmp_path: Path, cell: str) -> None:
+    """But those whose cell makes something of its weights first."""
+    architecture, deployment = Architecture(cell, 8), Deployment("loop", 2)
+    before, after = two(architecture, SIGNATURE)
+    first = lower(architecture, SIGNATURE, before, deployment)
+    found = poured(first, SIGNATURE, plain(before), plain(after))
+    assert (found is None) == (cell == "fastgrnn")
+    if found is not None:
+        traced = refilled(first, architecture, SIGNATURE, deployment, before, after)
+        assert found == traced
 
 
 def test_a_file_that_is_not_wholly_accounted_for_is_left() -> None:

@@ -81,6 +81,25 @@ def test_a_crash_in_a_shared_stage_fails_the_group(tmp_path: Path) -> None:
     assert sum(by_cell.values()) == 8
 
 
+def test_a_group_whose_worker_somebody_kills_is_tried_once_more(tmp_path: Path) -> None:
+    def killed(times: int, home: Path) -> Counter[str]:
+        struck: set[int] = set()
+
+        def strike(event: dict[str, Any]) -> None:
+            if event["event"] == "stage" and event["stage"] == "train":
+                for child in psutil.Process().children():
+                    if child.pid not in struck and len(struck) < times:
+                        struck.add(child.pid)
+                        child.kill()
+
+        with Study.start(home, "s", plan(home, baseline=None, extra={"pause_s": "0.2"})) as study:
+            drive(study, Limits(trials=8), strike)
+        return Counter(outcome.state for outcome in history.read(home, "s").outcomes.values())
+
+    assert killed(2, tmp_path / "each") == {"complete": 8}
+    assert killed(3, tmp_path / "one again") == {"failed": 4, "complete": 4}
+
+
 def test_a_failed_baseline_ends_the_run_and_is_tried_again(tmp_path: Path) -> None:
     faults = {"raise": "lower:keras"}
     for _ in range(2):

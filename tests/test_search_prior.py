@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from rehearsed import bench, plan
 
-from objectives.outcome import Outcome
+from objectives.outcome import FORETOLD, Outcome
 from objectives.rehearsal import invented
 from search import history
 from search.budget import Limits
 from search.drive import drive
 from search.economy import economy
-from search.prior import FORETOLD, features, fitted
+from search.prior import features, fitted
 from search.study import Study
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.signature import Signature

@@ -89,13 +89,16 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_older_home_is_taken_up(tmp_path: Path) -> None:
-    """One whose plan and outcomes lack what was added since."""
+    """One whose plan and outcomes lack what was added since, and whose clock knows what is told no more."""
     driven(tmp_path, 8, without=("halving",))
     with sqlite3.connect(database(tmp_path)) as tables:
         for table in ("study_user_attributes", "trial_user_attributes"):
             key = f"{table[:-1]}_id"
             for row, value in tables.execute(f"SELECT {key}, value_json FROM {table}").fetchall():
-                older = json.dumps(_without(json.loads(value)))
+                plain = _without(json.loads(value))
+                if isinstance(plain, dict) and "wall_s" in plain:
+                    plain["lanes"] = 2
+                older = json.dumps(plain)
                 tables.execute(f"UPDATE {table} SET value_json = ? WHERE {key} = ?", [older, row])
     before = history.read(tmp_path, "s")
     assert len(before.outcomes) == 8

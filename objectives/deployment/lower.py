@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.deployment.interpreter import schema
+from objectives.deployment.interpreter import read_graph, schema, write_graph
 from objectives.deployment.twin import twin
 from spaces.backend import tf
 from spaces.build import Weights, served
@@ -36,8 +35,6 @@ STOCK = {
     "full16x8": "int16 activations, int8 weights",
 }
 _CALIBRATION_CALLS = 32
-_TENSOR_NAME = 10  # where the vtable of a Tensor holds its name, and
-_MAP_NAME = 4  # that of a TensorMap (an input or output of a signature): the schema's fields 3 and 0
 
 
 def lower(
@@ -58,6 +55,7 @@ def lower(
     else:
         function = traced(architecture, signature, weights, deployment)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+        converter.experimental_lower_to_saved_model = False  # the same graph comes of it, and a third later
     if deployment.lowering == "keras" or deployment.bits in STATIC_BITS:
         _narrow(converter, deployment, representative)
     with _silence():
@@ -136,26 +134,22 @@ def _calls(x: NDArray[Any], batch: int) -> Iterator[list[NDArray[Any]]]:
 
 
 def named(model: bytes) -> bytes:
-    """The model with its input called `x` and its output `y`: the converter mangles the tensors' names, Keras the keys.
-
-    The names are overwritten where they stand, since the new ones are never longer; the rest of the file, alignment of
-    the weights included, stays as the converter laid it out.
+    """The model with its input called `x` and its output `y`, tensors and signature: converters call them otherwise, or
+    leave the signature out.
     """
-    content = bytearray(model)
-    root = schema.Model.GetRootAs(content, 0)
-    for at in range(root.SignatureDefsLength()):
-        signature = root.SignatureDefs(at)
-        tensors = root.Subgraphs(signature.SubgraphIndex())
-        for entry, name in ((signature.Inputs(0), b"x"), (signature.Outputs(0), b"y")):
-            _rename(content, entry._tab, _MAP_NAME, name)
-            _rename(content, tensors.Tensors(entry.TensorIndex())._tab, _TENSOR_NAME, name)
-    return bytes(content)
+    graph = read_graph(model)
+    signature, main = schema.SignatureDefT(), graph.subgraphs[0]
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+    signature.inputs, signature.outputs = (
+        [_called(name, main, places[0])] for name, places in ((b"x", main.inputs), (b"y", main.outputs))
+    )
+    graph.signatureDefs = [signature]
+    return write_graph(graph)
 
 
-def _rename(content: bytearray, table: Any, field: int, name: bytes) -> None:
-    """Overwrite one string of a flatbuffer: its length (uint32), its bytes, a closing zero."""
-    entry = table.Pos + table.Offset(field)
-    at = entry + struct.unpack_from("<I", content, entry)[0]
-    if struct.unpack_from("<I", content, at)[0] < len(name):
-        raise ValueError(f"a name shorter than {name.decode()!r} in the converted model cannot be overwritten")
-    struct.pack_into(f"<I{len(name) + 1}s", content, at, len(name), name)
+def _called(name: bytes, part: Any, place: int) -> Any:
+    """A tensor that goes in or out by a name, which becomes its own."""
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name, int(place)
+    part.tensors[place].name = name
+    return entry

@@ -1,9 +1,9 @@
 """Trained weights poured into a file that was lowered with others, in place of converting again.
 
 The graphs of two sets of weights differ in their constants alone, and the converter does few things to a constant. So
-the constants of both are traced, and each float array of the file must be one of the first graph's, as it may have been
-stored; the second graph's takes its place. Where an array is nothing of the kind, the file cannot be had this way.
-Whoever uses it compares its answers with the Keras model's.
+each float array of the file must be one of the first weights (`plain`), or of the constants that they were made to in
+the graph (`constants`), as it may have been stored; the second's takes its place. Where an array is nothing of the
+kind, the file cannot be had this way. Whoever uses it compares its answers with the Keras model's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from spaces.signature import PADDING, Signature
 Array = NDArray[np.float32]
 
 JITTER = 1e-3
-PLAIN = (0.0, 1.0)  # numbers that the converter brings along itself
+OWN = (0.0, 1.0)  # numbers that the converter brings along itself
+GATES = (2, 3, 4)  # that a bias is split for
 
 
 def distinct(weights: Weights, seed: int = 0) -> Weights:
@@ -35,6 +36,12 @@ def distinct(weights: Weights, seed: int = 0) -> Weights:
         name: [array + rng.normal(0.0, JITTER, array.shape).astype(array.dtype) for array in arrays]
         for name, arrays in weights.items()
     }
+
+
+def plain(weights: Weights) -> list[Array]:
+    """The weights as they are, and their rows: often all that a graph has, and needs no tracing."""
+    arrays = [array for each in weights.values() for array in each]
+    return [*arrays, *(row for array in arrays if array.ndim == 2 for row in array)]
 
 
 def constants(
@@ -48,7 +55,7 @@ def constants(
 
 
 def poured(content: bytes, signature: Signature, old: Sequence[Array], new: Sequence[Array]) -> bytes | None:
-    """The float32 .tflite `content`, lowered from a graph with the constants `old`, with `new` in their place.
+    """The float32 .tflite `content`, lowered from a graph of the arrays `old`, with `new` in their place.
 
     The weights of the old ones must have been `distinct`. None where not all of the file's arrays are accounted for.
     """
@@ -64,7 +71,7 @@ def poured(content: bytes, signature: Signature, old: Sequence[Array], new: Sequ
             array[...] = found.reshape(array.shape)
         elif (found := known.get(row[kept].tobytes())) is not None and (array == row).all():  # one padded, or broadcast
             array[..., kept] = found.reshape(-1)
-        elif not np.isin(array, PLAIN).all():
+        elif not np.isin(array, OWN).all():
             return None
     return bytes(written)
 
@@ -77,9 +84,10 @@ def _known(old: Sequence[Array], new: Sequence[Array], signature: Signature) -> 
     pairs = {
         (was.shape, was.tobytes(), becomes.tobytes()): (was, becomes) for was, becomes in zip(old, new, strict=True)
     }
-    # "keras" has these in forms of its own
+    # not all graphs have these as constants
     preparation = (signature.mean, signature.std, signature.target_mean, signature.target_std, PADDING)
     same = [np.array(each, np.float32) for each in preparation]
+    same.append(np.reciprocal(same[1]))
     same += [was for was, becomes in pairs.values() if was.tobytes() == becomes.tobytes()]
     known: dict[bytes, Array] = {}
     for was, becomes in [*pairs.values(), *zip(same, same, strict=True)]:
@@ -92,9 +100,11 @@ def _known(old: Sequence[Array], new: Sequence[Array], signature: Signature) -> 
 
 def _forms(array: Array, factors: Sequence[Array]) -> Iterator[Array]:
     """An array as the converter may store it: its axes in another order, and times what its outputs are multiplied by,
-    a bias plus what is added then.
+    a bias plus what is added then, or a gate's part of it, where nothing comes of a first state of zeros.
     """
     yield from _transposed(array)
+    for gates in GATES if array.ndim == 1 else ():
+        yield from np.split(array, gates) if not array.size % gates else ()
     fitting = [
         each.reshape(-1) for each in factors if each.ndim and (each.size,) == each.shape[-1:] == array.shape[-1:]
     ]
