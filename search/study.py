@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from spaces.record import digest, from_json, to_json
 from spaces.signature import Signature
 from spaces.space import Space
 
+PATIENCE = 5  # times that a group may be at work when its driver is killed: it may be what kills the machine
 DUPLICATES = 100  # proposals in a row that are known already, after which the space counts as exhausted
 
 
@@ -71,6 +72,7 @@ class Study:
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
         self._prior: tuple[int, Prior | None] | None = None  # fitted to so many outcomes
+        self._killed = False  # whether the last session's driver was
 
     @classmethod
     def start(cls, home: Path, name: str, plan: Plan) -> Study:
@@ -456,6 +458,7 @@ class Study:
 
     def _recall(self) -> None:
         """Take up what the storage has; finish telling what was told half."""
+        self._killed = self.clock["ended"] == ""
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
@@ -480,14 +483,32 @@ class Study:
                 trial = self._revived(frozen)
                 self._sample(trial)  # the parameters that were not stored yet
                 self._note(trial, from_json(Genotype, frozen.user_attrs["genotype"]))
-        groups = []
-        for frozen in self._leads(left):
+        groups, leads = [], self._leads(left)
+        suspects = self._suspects([frozen.number for frozen in leads])
+        for frozen in leads:
             if "genotype" in frozen.user_attrs:
                 siblings = [from_json(Genotype, plain) for plain in frozen.user_attrs["siblings"]]
-                groups.append(self._complete(frozen.number, self._genotype(frozen), siblings))
-            elif group := self._form(self._revived(frozen), trials - len(self._outcomes) - len(self._asked)):
-                groups.append(group)
+                group = self._complete(frozen.number, self._genotype(frozen), siblings)
+                if frozen.number in suspects:
+                    self._give_up(group)
+                else:
+                    groups.append(group)
+            elif begun := self._form(self._revived(frozen), trials - len(self._outcomes) - len(self._asked)):
+                groups.append(begun)
         return groups
+
+    def _suspects(self, leads: Sequence[int]) -> set[int]:
+        """Of the groups of these leads, those that were at work too often when a driver was killed."""
+        times: dict[str, int] = self._optuna.user_attrs.get("struck", {})
+        if leads and self._killed:
+            times = {str(lead): times.get(str(lead), 0) + 1 for lead in leads}
+            self._optuna.set_user_attr("struck", times)
+        return {lead for lead in leads if times.get(str(lead), 0) >= PATIENCE}
+
+    def _give_up(self, group: Group) -> None:
+        reason = f"it was at work {PATIENCE} times when the study was killed"
+        for number, genotype in zip(group.numbers, group.genotypes, strict=True):
+            self.tell(number, Outcome(genotype, "failed", stage="train", reason=reason))
 
     def _leads(self, left: list[FrozenTrial]) -> list[FrozenTrial]:
         """The first trials of the groups of these, finished or not."""

@@ -18,7 +18,7 @@ from objectives.rehearsal import invented, prepare
 from search import history
 from search.front import violations
 from search.history import database
-from search.study import Group, SpaceExhausted, Study
+from search.study import PATIENCE, Group, SpaceExhausted, Study
 from spaces.errors import StudyError
 from spaces.record import to_json
 from spaces.space import Space
@@ -159,6 +159,26 @@ def test_a_study_whose_lead_was_withdrawn_without_its_siblings_goes_on(tmp_path:
         again = study.next_group(100)
         assert again
         assert set(again.numbers) == set(group.numbers[1:])
+
+
+def test_what_was_at_work_whenever_the_study_was_killed_is_given_up(tmp_path: Path) -> None:
+    """It may be what kills the machine; an interrupt is no death."""
+    with started(tmp_path) as study:
+        first = study.next_group(100)
+        assert first
+    for ended in ("interrupted", *[""] * (PATIENCE - 1)):
+        with started(tmp_path) as study:
+            study.keep_clock({"ended": ended})
+            assert study.next_group(100) == first
+            assert not study.outcomes
+    with started(tmp_path) as study:
+        group = study.next_group(100)
+        assert group
+        assert not set(group.numbers) & set(first.numbers)
+        assert {outcome.reason for outcome in study.outcomes.values()} == {
+            "it was at work 5 times when the study was killed"
+        }
+        assert set(study.outcomes) == set(first.numbers)
 
 
 @pytest.mark.parametrize("sampler", ["auto", "nsga2"])
