@@ -81,23 +81,31 @@ def test_a_crash_in_a_shared_stage_fails_the_group(tmp_path: Path) -> None:
     assert sum(by_cell.values()) == 8
 
 
-def test_a_group_whose_worker_somebody_kills_is_tried_once_more(tmp_path: Path) -> None:
-    def killed(times: int, home: Path) -> Counter[str]:
-        struck: set[int] = set()
+DOOMED = """
+import os, pathlib, signal
+from objectives.rehearsal import evaluate as well, final, prepare
 
-        def strike(event: dict[str, Any]) -> None:
-            if event["event"] == "stage" and event["stage"] == "train":
-                for child in psutil.Process().children():
-                    if child.pid not in struck and len(struck) < times:
-                        struck.add(child.pid)
-                        child.kill()
+def evaluate(bench, genotypes, emit, ask):
+    emit({"event": "stage", "stage": "train", "form": None, "detail": ""})
+    with open(pathlib.Path(bench["home"], "tries"), "a") as tries:
+        tries.write("x")
+    if len(pathlib.Path(bench["home"], "tries").read_text()) <= int(bench["extra"]["deaths"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    well(bench, genotypes, emit, ask)
+"""
 
-        with Study.start(home, "s", plan(home, baseline=None, extra={"pause_s": "0.2"})) as study:
-            drive(study, Limits(trials=8), strike)
-        return Counter(outcome.state for outcome in history.read(home, "s").outcomes.values())
 
-    assert killed(2, tmp_path / "each") == {"complete": 8}
-    assert killed(3, tmp_path / "one again") == {"failed": 4, "complete": 4}
+@pytest.mark.parametrize(("deaths", "expected"), [(2, {"complete": 8}), (3, {"failed": 4, "complete": 4})])
+def test_a_group_whose_worker_is_killed_is_tried_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, expected: dict[str, int]
+) -> None:
+    """Two groups of four forms, the second begun before the first is tried again."""
+    (tmp_path / "doomed.py").write_text(DOOMED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = replace(plan(tmp_path, baseline=None, extra={"deaths": str(deaths)}), evaluator="doomed")
+    with Study.start(tmp_path, "s", made) as study:
+        drive(study, Limits(trials=8))
+    assert Counter(outcome.state for outcome in history.read(tmp_path, "s").outcomes.values()) == expected
 
 
 def test_a_failed_baseline_ends_the_run_and_is_tried_again(tmp_path: Path) -> None:
