@@ -68,6 +68,7 @@ class Study:
         self._asked: dict[int, Genotype] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._known: dict[str, int] = {}  # genotype's key -> the trial that has it
+        self._alike: dict[str, Genotype] = {}  # `Genotype.alike` -> the first that is
         self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
@@ -277,7 +278,7 @@ class Study:
     def _form(self, trial: Trial, room: int) -> Group | None:
         """Make a proposal the first of a group of at most `room`; None, and told so, where it is known already."""
         genotype = self._sample(trial)
-        if (twin := self._known.get(genotype.key)) is not None:
+        if (twin := self._twin(genotype)) is not None:
             trial.set_user_attr("duplicate_of", twin)
             self._optuna.tell(trial, state=TrialState.FAIL)
             return None
@@ -295,6 +296,13 @@ class Study:
         trial.set_user_attr("genotype", to_json(genotype))
         self._note(trial, genotype)
         return self._complete(trial.number, genotype, siblings)
+
+    def _twin(self, genotype: Genotype) -> int | None:
+        """The trial of the same candidate, or of its model trained at nearly its rate, which would tell nothing new."""
+        first = self._alike.get(genotype.alike, genotype)
+        if first.group == genotype.group or genotype in self._beginning():
+            first = genotype
+        return self._known.get(first.key)
 
     def _siblings(self, genotype: Genotype) -> list[Genotype]:
         """The other forms that its trained model can be served in and that are worth a try."""
@@ -351,7 +359,11 @@ class Study:
     def _note(self, trial: Trial, genotype: Genotype) -> None:
         self._trials[trial.number] = trial
         self._asked[trial.number] = genotype
-        self._known[genotype.key] = trial.number
+        self._know(trial.number, genotype)
+
+    def _know(self, number: int, genotype: Genotype) -> None:
+        self._known[genotype.key] = number
+        self._alike.setdefault(genotype.alike, genotype)
 
     @property
     def _space(self) -> Space:
@@ -462,7 +474,7 @@ class Study:
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
-                self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
+                self._know(frozen.number, from_json(Genotype, kept["genotype"]))
             if frozen.state.is_finished():
                 if "outcome" in kept:
                     self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])

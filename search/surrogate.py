@@ -60,16 +60,16 @@ def proposed(
     if len(models) < FEWEST or not done:
         return None
     luck = random.Random(seed)
-    tried = {_model(one) for one in (*under_way, *(outcome.genotype for outcome in outcomes.values()))}
+    tried = {one.alike for one in (*under_way, *(outcome.genotype for outcome in outcomes.values()))}
     best = [done[place] for place in front({i: _costs(each, objectives) for i, each in enumerate(done)})]
     likes = [space.parameters(each.genotype, signature, **teaching) for each in best if _within(each, space, signature)]
     pool: dict[Any, list[Genotype]] = {}
     for _ in range(POOL):
         like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
         drawn = space.sample(_Drawn(like, luck), signature, **teaching)
-        if _model(drawn) not in tried:
+        if drawn.alike not in tried:
             served = space.deployments(drawn.architecture, signature, drawn.training.qat)
-            pool[_model(drawn)] = [replace(drawn, deployment=form) for form in served]
+            pool[drawn.alike] = [replace(drawn, deployment=form) for form in served]
     if not pool:
         return None
     candidates = [form for forms in pool.values() for form in forms]

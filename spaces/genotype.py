@@ -5,6 +5,7 @@ deployed in many ways.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field, replace
 
 from spaces.gene import Values
@@ -15,6 +16,10 @@ MODEL = "model:"
 
 HYPERMODEL = "hypermodel:"
 """What the cell of a model that the user's code builds begins with; "module:build" follows."""
+
+
+NEARLY = 1.1
+"""How many times as large one of two learning rates may be, for models that they train to count as alike."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,13 @@ class Genotype:
     def group(self) -> str:
         """Names the trained model; candidates of one group differ in deployment only."""
         return digest(self.architecture, self.training)
+
+    @functools.cached_property
+    def alike(self) -> str:
+        """Names the trained model but for a rate that is nearly the same: what tells two such apart is luck."""
+        rate = self.training.learning_rate
+        near = round(math.log(rate, NEARLY)) if rate > 0 else None
+        return digest(self.architecture, replace(self.training, learning_rate=0.0), near)
 
     @functools.cached_property
     def key(self) -> str:
