@@ -189,3 +189,19 @@ def test_members_of_the_front_are_trained_again_from_other_seeds(tmp_path: Path)
             assert figures[0] == point["quality"]["validation"]
             assert point["seeds"]["std"] > 0
     assert any(point["seeds"] for point in summary["front"])
+
+
+def test_a_model_at_nearly_the_rate_of_another_is_known_unless_it_was_asked_for(tmp_path: Path) -> None:
+    rates = (1.5e-3, 1.52e-3)
+    entry = '[[point]]\narchitecture = {{ cell = "lstm", units = 32 }}\ntraining = {{ learning_rate = {} }}\n'
+    deployment = 'deployment = { lowering = "loop", steps = 1, bits = "8" }\n'
+    (tmp_path / "near.toml").write_text("".join(entry.format(rate) + deployment for rate in rates))
+    space = Space(cell=("lstm",), units=(32,), learning_rate=(1e-3, 3e-3), lowering=("loop",), steps=(1,), bits=("8",))
+    made = replace(plan(tmp_path, space=space, baseline=None, root=str(tmp_path)), warm_start=("near.toml",))
+    with Study.start(tmp_path, "s", made) as study:
+        assert drive(study, Limits(trials=300)) == "exhausted"
+    tried = [outcome.genotype for outcome in history.read(tmp_path, "s").outcomes.values()]
+    assert [genotype.training.learning_rate for genotype in tried[:2]] == list(rates)
+    assert tried[0].alike == tried[1].alike
+    assert len({genotype.alike for genotype in tried}) == len(tried) - 1
+    assert 8 < len(tried) <= 14  # a factor of 3 has 11 and a half tenths
