@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
@@ -72,7 +72,7 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     if front or baseline:
         to.print(table(summary, to.width, ascii_only=say.ascii_only))
         _say_footnotes([*shown(front), *([baseline] if baseline else [])], say)
-        if any(point.get("tie_of") is not None for point in front):
+        if any(_as_good(point, front) for point in shown(front)):
             say(
                 "+ as many points as good in all, within noise; --json has them",
                 style="dim",
@@ -153,7 +153,6 @@ def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -
     Of points that tie, the one that stands for the others.
     """
     baseline = summary.get("baseline")
-    ties = Counter(point.get("tie_of") for point in summary["front"])
     points = sorted(shown(summary["front"]), key=lambda point: -point["throughput_per_s"])
     points = [*([baseline] if baseline else []), *points]
     metric = points[0]["quality"]["metric"] if points else "metric"
@@ -167,7 +166,7 @@ def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -
         drawn.add_column(heading, justify="right", no_wrap=True)
     for point in points:
         named = " (baseline)" if point is baseline and width >= NARROW else ""
-        if more := ties[point["trial"]]:
+        if more := _as_good(point, summary["front"]):
             named = f" +{more} tie{'' if more == 1 else 's'}"
         cells = ["base" if point["trial"] == "baseline" else str(point["trial"]), title(point["genotype"]) + named]
         served = [bits(point), form(point["genotype"])]
@@ -178,6 +177,13 @@ def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -
         style = "bold" if point is baseline else ""
         drawn.add_row(*(Text(cell.translate(ASCII) if ascii_only else cell) for cell in cells), style=style)
     return drawn
+
+
+def _as_good(point: Mapping[str, Any], front: Sequence[Mapping[str, Any]]) -> int:
+    """How many others a point stands for: of the front, and what noise alone keeps off it."""
+    names = {each["trial"] for each in front}
+    merged = [each for each in front if each.get("tie_of") == point["trial"]]
+    return len(merged) + len([name for name in point.get("ties", ()) if name not in names])
 
 
 def shown(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -31,9 +31,9 @@ class Cache:
             return None
         return found if isinstance(found, dict) else None
 
-    def keep_record(self, stage: str, key: str, record: dict[str, Any]) -> None:
-        """Keep JSON under `key`."""
-        _write(self.folder / stage / f"{key}.json", json.dumps(record).encode())
+    def keep_record(self, stage: str, key: str, record: dict[str, Any], *, lasting: bool = True) -> None:
+        """Keep JSON under `key`; what is soon made again need not be `lasting` (`_write`)."""
+        _write(self.folder / stage / f"{key}.json", json.dumps(record).encode(), lasting=lasting)
 
     def first_record(self, stage: str, key: str, record: dict[str, Any]) -> dict[str, Any]:
         """The JSON kept under `key`: this, unless another process was first."""
@@ -76,23 +76,26 @@ class Cache:
             return None
         return content if hashlib.sha256(content).hexdigest() == sha256 else None
 
-    def keep_artifact(self, content: bytes) -> str:
-        """Keep a model file under its own sha256, which is given back."""
+    def keep_artifact(self, content: bytes, *, lasting: bool = True) -> str:
+        """Keep a model file under its own sha256, which is given back; `lasting` as in `keep_record`."""
         sha256 = hashlib.sha256(content).hexdigest()
         if self.content(sha256) is None:
-            _write(self.artifact(sha256), content)
+            _write(self.artifact(sha256), content, lasting=lasting)
         return sha256
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write all or nothing: a reader sees the old file, the new one or none, whenever the machine stops."""
+def _write(path: Path, content: bytes, *, lasting: bool = True) -> None:
+    """Write all or nothing: a reader sees the old file, the new one or none, whenever the process is killed; and what
+    is `lasting` whenever the machine stops, which takes the disk some milliseconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -82,7 +82,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
             _measure(group)
     except Stopped as stopped:
         for form in tuple(group.open):
-            group.known[form]["learned"] = stopped.learned
+            group.known[form] |= {"learned": stopped.learned, "measurement": group.looks.get(form)}
             group.settle(form, "stopped", stage="train", reason=stopped.reason)
     except CandidateError as failure:  # of a stage that the forms share
         for form in tuple(group.open):
@@ -157,12 +157,13 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
 
 def _kept_artifact(group: Group, asked: Deployment, content: bytes, stage: str) -> Artifact:
     """What is known of a file, which the cache keeps; one with random weights any training of the architecture has."""
-    sha256 = group.cache.keep_artifact(content)
+    looked = stage == "untrained"
+    sha256 = group.cache.keep_artifact(content, lasting=not looked)
     packed = len(zlib.compress(content))
     made = group.origin.exporter(asked)
     artifact = Artifact(sha256, len(content), asked.batch, realised_bits(content), made, compressed_bytes=packed)
-    if stage == "untrained" and group.origin.blueprint:
-        group.cache.keep_record("looked", _look_key(group, asked), to_json(artifact))
+    if looked and group.origin.blueprint:
+        group.cache.keep_record("looked", _look_key(group, asked), to_json(artifact), lasting=False)
     return artifact
 
 
@@ -320,7 +321,7 @@ def _sitting(
         if isinstance(measurement, Measurement):
             fresh[key] = measurement = _comparable(group, tool.fingerprint(group.bench.conditions), measurement)
             if measurement.trusted or stage == "untrained":  # a look is never more than that
-                group.cache.keep_record("measured", key, to_json(measurement))
+                group.cache.keep_record("measured", key, to_json(measurement), lasting=False)
     return [{**found, **fresh}[key] for key in keys]
 
 

@@ -86,7 +86,7 @@ class Outcome:
     state: str
     quality: Quality | None = None
     measurement: Measurement | None = None
-    untrained_ms: float | None = None  # the short measurement before training, where a bound asked for one
+    untrained_ms: float | None = None  # of the look before training; of what was foretold, what it was foretold to take
     artifact: Artifact | None = None
     stage: str = ""
     reason: str = ""

@@ -117,7 +117,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
         if reason := ask(question):
             for index, outcome in enumerate(known):
                 ms = outcome.measurement.median_ms if outcome.measurement else outcome.untrained_ms
-                blank = replace(outcome, quality=None, measurement=None, untrained_ms=ms, learned=learned)
+                blank = replace(outcome, quality=None, untrained_ms=ms, learned=learned)
                 _emit_outcome(emit, index, replace(blank, state="stopped", stage="train", reason=reason))
             return
     ready = []

@@ -208,12 +208,14 @@ def trained(
         return kept
     cache, teachers = Cache(bench.home), _teachers_of(bench, genotype)
     key = training_key(bench, data, genotype, teachers)
-    begun = genotype.training.before and _begun(bench, data, genotype, genotype.training.before, emit, goes_on)
+    before = genotype.training.before
+    begun, learned = _begun(bench, data, genotype, before, emit, goes_on) if before else ({}, [])
     lesson = _lesson(bench, data, teachers, emit) if teachers else None
     untrained = untrained or Trained(bench, data, genotype)
     put_weights(untrained.model, begun or untrained.beginning)  # last: what went before may have trained this model
     task, epochs = TASKS[data.signature.kind], epochs_of(bench.training.rungs, bench.training.epochs)
-    rungs = Rungs(epochs, lambda told: task.error(told["validation_metric"]), goes_on, cache, key)
+    asking = never_stopped if before else goes_on  # the training before was the one to ask
+    rungs = Rungs(epochs, lambda told: task.error(told["validation_metric"]), asking, cache, key)
     history = fit(
         untrained.model,
         data,
@@ -226,6 +228,8 @@ def trained(
         rungs=rungs,
         graphs=untrained.graphs,
     )
+    if before:
+        history["learned"] = learned
     if teachers:
         history["notes"] = [_thanks(teachers)]
     weights = weights_of(untrained.model)
@@ -235,14 +239,18 @@ def trained(
     return weights, history
 
 
-def _begun(bench: Bench, data: Dataset, genotype: Genotype, training: Training, emit: Emit, goes_on: GoesOn) -> Weights:
-    """The weights that `training` gave and the genotype's goes on from, units cut out if that is what it is for."""
+def _begun(
+    bench: Bench, data: Dataset, genotype: Genotype, training: Training, emit: Emit, goes_on: GoesOn
+) -> tuple[Weights, list[float]]:
+    """The weights that `training` gave and the genotype's goes on from, units cut out if that is what it is for; and
+    the errors at its rungs.
+    """
     before = replace(genotype, training=training)
-    weights, _ = trained(bench, data, before, emit, goes_on)
+    weights, history = trained(bench, data, before, emit, goes_on)
     emit({"event": "stage", "stage": "train", "form": None, "detail": "going on"})
-    if before.served == genotype.served:
-        return weights
-    return sliced(before.served, data.signature, weights, genotype.served.units)
+    if before.served != genotype.served:
+        weights = sliced(before.served, data.signature, weights, genotype.served.units)
+    return weights, history["learned"]
 
 
 def recalled(bench: Bench, data: Dataset, genotype: Genotype) -> tuple[Weights, dict[str, Any]] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from objectives.task import TASKS
-from search.front import pick
+from search.front import AGAINST, bounded, pick
 from search.growth import settled
 from search.history import History
 from search.summary import front_of, point_of, reference_of
@@ -14,9 +14,6 @@ from spaces.errors import InputError, NothingFeasible
 
 SETTLED = "settled"
 """In place of bounds: once the hypervolume does not grow any more (`search.growth`)."""
-
-AGAINST = {"drop", "speedup"}
-"""The figures of a point that compare it with the baseline."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +42,14 @@ def problem(text: str, metric: str, *, baseline: bool) -> str:
     if "=" not in text:
         return f'got {text!r}; give bounds as in "drop<=0.005, latency_ms<=0.05", or "{SETTLED}"'
     try:
-        pick([], text)
-    except NothingFeasible:
-        pass
+        fields = set(bounded(text))
     except InputError as error:
         return f"got {text!r}: {error}"
-    bounded = {part.split("=")[0].strip(" <>") for part in text.split(",")}
-    if (against := bounded & AGAINST) and not baseline:
+    if (against := fields & {*AGAINST}) and not baseline:
         return f"got {text!r}, but a {min(against)} is against the baseline; give [baseline]"
-    if "test" in bounded:
+    if "test" in fields:
         return f"got {text!r}, but the test part is read at the end, and once; bound {metric}"
-    if strange := bounded & ({task.metric for task in TASKS.values()} - {metric}):
+    if strange := fields & ({task.metric for task in TASKS.values()} - {metric}):
         return f"got {text!r}, but this study is judged by {metric}, not {min(strange)}"
     return ""
 

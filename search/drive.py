@@ -23,7 +23,7 @@ from search.budget import Limits, reached
 from search.finish import finish
 from search.isolate import Child, ChildDied, Event, waits
 from search.lane import Abandoned, Lane, Work
-from search.study import SpaceExhausted, Study
+from search.study import Group, SpaceExhausted, Study
 from search.summary import batches_left
 from spaces.errors import BriskError, CandidateError, InputError, StudyError
 from spaces.genotype import Genotype
@@ -56,10 +56,10 @@ def drive(
 
     `on_event` gets what `evaluate` emits, with "trials" (the numbers of its group), "trial" (of its form) and "lane"
     put in; before that {"event": "group", "genotypes"}; and {"event": "told", "outcome", "counts"} for each outcome.
-    Once `wind_down` is set, each worker finishes its stage and is ended, and the front is judged. KeyboardInterrupt
-    ends the workers at once and goes on to the caller. Either way, what they were at stays running in the storage and
-    is taken up by the next session. Raises the user's errors (data that changed or cannot be read, a baseline that
-    fails, threads that a worker does not have).
+    Once `wind_down` is set, each worker finishes its stage and is ended, the front is judged, and it ended
+    "interrupted", whatever was being done. KeyboardInterrupt ends the workers at once and goes on to the caller. Either
+    way, what they were at stays running in the storage and is taken up by the next session. Raises the user's errors
+    (data that changed or cannot be read, a baseline that fails, threads that a worker does not have).
     """
     driver = _Driver(study, limits, on_event, wind_down or threading.Event())
     ended = "error"
@@ -72,6 +72,8 @@ def drive(
         driver.seeds()
         driver.finish()
         driver.batches()
+        if driver.wound_down:
+            ended = "interrupted"
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
@@ -101,18 +103,27 @@ class _Driver:
             for index, cores in enumerate(shares(limits.workers))
         ]
 
+    @property
+    def wound_down(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self._wind_down.is_set()
+
     def prepare(self) -> None:
-        """Have the data read and checked, before anything is trained; a worker that dies of it is replaced once."""
+        """Have the data read and checked, before anything is trained; a worker that dies of it is replaced once. It has
+        as long as a group.
+        """
         for lane in self._lanes[1:]:
             lane.warming = True
             lane.submit(f"{self._study.plan.evaluator}:warm", {}, Limits(group_timeout_s=None))
         what = self._prepared(tries=2)
         self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
         self._study.keep_prepared(what)
+        self._keep_clock("")
 
     def _prepared(self, tries: int) -> dict[str, Any]:
         bench = {"bench": to_json(self._study.plan.bench)}
-        self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", bench, Limits(group_timeout_s=None))
+        limits = Limits(group_timeout_s=self._limits.group_timeout_s)
+        self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", bench, limits)
         kind = "event"
         while kind == "event":
             lane, kind, what = self._news.get()
@@ -120,9 +131,11 @@ class _Driver:
         if kind == "done":
             found: dict[str, Any] = what
             return found
-        if isinstance(what, ChildDied) and tries > 1:
+        if not isinstance(what, ChildDied):
+            raise what
+        if what.kind == "crashed" and tries > 1:
             return self._prepared(tries - 1)
-        raise what
+        raise ChildDied(what.kind, f"the worker that reads and checks the data {what.reason}") from what
 
     def baseline(self) -> None:
         """Evaluate the baseline first, under no bound: a slow one is what the study is for.
@@ -156,10 +169,8 @@ class _Driver:
         """Keep every lane at work, and one group ahead, until trials, time or candidates run out."""
         ended = ""
         while True:
-            if self._wind_down.is_set():
+            if self.wound_down:
                 ended = "interrupted"
-                for lane in self._lanes:
-                    lane.abandon.set()
             for ahead in range(AHEAD):
                 for lane in self._lanes:
                     if len(lane.works) <= ahead and not ended:
@@ -174,7 +185,8 @@ class _Driver:
         """What was to come next is left undone where time is up, and else goes to who has nothing to do."""
         for lane in self._lanes:
             idle = [other for other in self._lanes if not other.works]
-            if (ended in UNFINISHED or idle) and (work := lane.take_back()):
+            trials = lane.works and isinstance(lane.works[-1].names[0], int)  # a baseline that is tried again stays
+            if trials and (ended in UNFINISHED or idle) and (work := lane.take_back()):
                 if ended in UNFINISHED:
                     self._study.withdraw([name for name in work.names if isinstance(name, int)])
                 else:
@@ -195,9 +207,8 @@ class _Driver:
 
     def seeds(self) -> None:
         """Train members of the front again from other seeds; one that fails is told."""
-        for group in seeds.groups(seeds.left(self._study.history())):
-            repeat = seeds.repeat_of(next(iter(group)))
-            self._beside([group], replace(self._study.bench, bounds={}, repeat=repeat))
+        for repeat, groups in seeds.groups(seeds.left(self._study.history())).items():
+            self._beside(groups, replace(self._study.bench, bounds={}, repeat=repeat))
 
     def batches(self) -> None:
         """Lower and measure the chosen candidate at each batch of its curve."""
@@ -207,16 +218,15 @@ class _Driver:
     def _beside(self, groups: list[dict[str, Genotype]], bench: Bench) -> None:
         """Have groups of candidates that are no trials evaluated, on all lanes; none is begun once it winds down."""
         waiting = [group for group in groups if group]
-        while (waiting and not self._wind_down.is_set()) or any(lane.work for lane in self._lanes):
+        while (waiting and not self.wound_down) or any(lane.work for lane in self._lanes):
             for lane in self._lanes:
-                if waiting and not lane.works and not self._wind_down.is_set():
+                if waiting and not lane.works and not self.wound_down:
                     group = waiting.pop(0)
                     self._begin(lane, Work(tuple(group), tuple(group.values()), to_json(bench)))
             self._receive()
 
     def finish(self) -> None:
         """Judge the front once more, with every worker idle."""
-        self._lanes[0].abandon.clear()
         self._tick()
         child, limits = self._lanes[0].child, self._limits.stage_timeouts
         self._clock["measuring_s"] += finish(self._study, child, self._on_event, limits)
@@ -236,19 +246,25 @@ class _Driver:
             return reason
         if 2 * len(self._study.outcomes) >= self._limits.trials or 2 * spent > (self._limits.timeout_s or math.inf):
             self._study.gather_ensemble()
-        told = set(self._study.outcomes)
         try:
-            group = self._study.next_group(self._limits.trials)
+            group = self._proposed(lane)
         except SpaceExhausted:
             return self._next(lane) if self._study.gather_ensemble() else "exhausted"
-        for number in self._study.outcomes.keys() - told:  # what need not be tried
-            outcome = to_json(self._study.outcomes[number])
-            place = {"lane": self._lanes.index(lane), "trials": [number], "trial": number, "form": 0}
-            self._on_event({"event": "told", "outcome": outcome, "counts": self._counts, **place})
         if group is None:
             return "trials"
         self._begin(lane, Work(group.numbers, group.genotypes, to_json(self._study.bench)))
         return ""
+
+    def _proposed(self, lane: Lane) -> Group | None:
+        """The study's next group; that others were told, which need not be tried, is said."""
+        told = set(self._study.outcomes)
+        try:
+            return self._study.next_group(self._limits.trials)
+        finally:
+            for number in sorted(self._study.outcomes.keys() - told):
+                outcome = to_json(self._study.outcomes[number])
+                place = {"lane": self._lanes.index(lane), "trials": [number], "trial": number, "form": 0}
+                self._on_event({"event": "told", "outcome": outcome, "counts": self._counts, **place})
 
     def _begin(self, lane: Lane, work: Work) -> None:
         """Give a lane something to do, after what it is at."""
@@ -260,10 +276,14 @@ class _Driver:
 
     def _announce(self, lane: Lane, work: Work) -> None:
         work.since = time.monotonic()
+        self._keep_clock("")
         self._say(lane, {"event": "group", "genotypes": [to_json(genotype) for genotype in work.genotypes]})
 
     def _receive(self) -> None:
         self._watch_quiet()
+        if self.wound_down:
+            for each in self._lanes:
+                each.abandon.set()
         try:
             lane, kind, what = self._news.get(timeout=NEWS_S)
         except queue.Empty:
@@ -351,7 +371,8 @@ class _Driver:
         self._keep_quiet(lane, False)
         if lane.work:
             self._announce(lane, lane.work)
-        self._keep_clock("")
+        else:
+            self._keep_clock("")
 
     def _keep_quiet(self, lane: Lane, wanted: bool) -> None:
         """Have the other workers stand still while this one measures what they would disturb."""
@@ -395,7 +416,9 @@ class _Driver:
 
     def _keep_clock(self, ended: str) -> None:
         self._tick()
-        self._study.keep_clock({**self._clock, "ended": ended})
+        names = [name for lane in self._lanes if lane.work for name in lane.work.names]
+        at_work = [] if ended else [name for name in names if isinstance(name, int)]
+        self._study.keep_clock({**self._clock, "ended": ended}, at_work)
 
 
 def shares(workers: int) -> list[list[int]]:

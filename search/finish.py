@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from objectives.cache import Cache
@@ -48,7 +50,7 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None], stage_
     if not found or set(found) <= set(history.finals):
         return 0.0
     try:
-        tested = _tested(study, list(found.values()), child, on_event, stage_timeouts, tries=2)
+        tested = _tested(study, list(found.values()), child, on_event, stage_timeouts)
     except (ChildDied, CallFailed, CandidateError) as error:
         on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
         return 0.0
@@ -81,7 +83,6 @@ def _tested(
     child: Child,
     on_event: Callable[[Event], None],
     stage_timeouts: Mapping[str, float],
-    tries: int,
 ) -> dict[str, Any]:
     arguments = {
         "bench": to_json(study.bench),
@@ -89,13 +90,12 @@ def _tested(
         "outcomes": [to_json(outcome) for outcome in found],
     }
     function = f"{study.plan.evaluator}:final"
-    try:
-        tested: dict[str, Any] = child.call(function, arguments, on_event=on_event, stage_timeouts=stage_timeouts)
-    except ChildDied:
-        if tries == 1:
-            raise
-        return _tested(study, found, child, on_event, stage_timeouts, tries - 1)
-    return tested
+    ask: Callable[[], dict[str, Any]] = partial(
+        child.call, function, arguments, on_event=on_event, stage_timeouts=stage_timeouts
+    )
+    with suppress(ChildDied):
+        return ask()
+    return ask()
 
 
 def _measured(

@@ -146,6 +146,9 @@ _READ: dict[str, Callable[[Point], float | None]] = {
 """What a rule may bound, beside the metric's own name, which is its validation figure: test is not for choosing.
 Latency is per sequence, as in the objective of that name."""
 
+AGAINST = ("drop", "speedup")
+"""Those of them that compare a point with the baseline."""
+
 RULES = ("knee", "fastest", "best")
 
 
@@ -172,6 +175,11 @@ def pick(points: Sequence[Point], rule: str) -> Point:
     raise NothingFeasible(f"no point of the front keeps within {rule}; the nearest is {named}: {figures}")
 
 
+def bounded(rule: str) -> list[str]:
+    """The figures that a rule of bounds names. Raises InputError where it is none."""
+    return [_parsed(part, []).field for part in rule.split(",")]
+
+
 def _parsed(text: str, points: Sequence[Point]) -> _Bound:
     metrics = {point["quality"]["metric"] for point in points} or {task.metric for task in TASKS.values()}
     known = [*_READ, *sorted(metrics)]
@@ -196,7 +204,7 @@ def _parsed(text: str, points: Sequence[Point]) -> _Bound:
 def _field(point: Point, field: str) -> float:
     value = _READ[field](point) if field in _READ else point["quality"]["validation"]
     if value is None:
-        why = "it is against the baseline, and this study has none" if field in ("drop", "speedup") else "not known yet"
+        why = "it is against the baseline, and this study has none" if field in AGAINST else "not known yet"
         raise InputError(f"a rule bounds {field!r}, but the front's points have no such figure: {why}")
     return value
 

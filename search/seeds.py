@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from search.front import RULES, pick
@@ -38,14 +38,10 @@ def left(history: History) -> dict[str, Genotype]:
     return {name: genotype for name, genotype in wanted(history).items() if name not in history.seeds}
 
 
-def repeat_of(name: str) -> int:
-    """Which repeat a name is of, counted from 1; 0 is the search's own training."""
-    return int(name.split("-")[1])
-
-
-def groups(named: Mapping[str, Genotype]) -> Sequence[dict[str, Genotype]]:
-    """Forms of one trained model and one repeat together."""
-    found: dict[tuple[str, int], dict[str, Genotype]] = {}
+def groups(named: Mapping[str, Genotype]) -> dict[int, list[dict[str, Genotype]]]:
+    """By repeat, counted from 1 (0 is the search's own training), the forms of each trained model together."""
+    found: dict[int, dict[str, dict[str, Genotype]]] = {}
     for name, genotype in named.items():
-        found.setdefault((genotype.group, repeat_of(name)), {})[name] = genotype
-    return list(found.values())
+        repeat = int(name.split("-")[1])
+        found.setdefault(repeat, {}).setdefault(genotype.group, {})[name] = genotype
+    return {repeat: list(models.values()) for repeat, models in found.items()}

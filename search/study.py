@@ -7,6 +7,7 @@ study's lock. All else that a study must know is kept in user attributes, so tha
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -29,7 +30,7 @@ from search.lock import locked
 from search.opening import opened, take_plan
 from search.prior import Prior, fitted
 from search.samplers import AUTO, SeededSampler, named
-from search.surrogate import proposed
+from search.surrogate import likeness, proposed, tried
 from search.warm import points
 from search.worth import Trainings
 from spaces.errors import SpecError, StudyError
@@ -68,12 +69,11 @@ class Study:
         self._asked: dict[int, Genotype] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._known: dict[str, int] = {}  # genotype's key -> the trial that has it
-        self._alike: dict[str, Genotype] = {}  # `Genotype.alike` -> the first that is
         self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
         self._prior: tuple[int, Prior | None] | None = None  # fitted to so many outcomes
-        self._killed = False  # whether the last session's driver was
+        self._struck: set[int] = set()  # trials that were at work when the last session's driver was killed
 
     @classmethod
     def start(cls, home: Path, name: str, plan: Plan) -> Study:
@@ -196,9 +196,11 @@ class Study:
         plain = {str(key): to_json(outcome) for key, outcome in outcomes.items()}
         self._optuna.set_user_attr("final", {"told": len(self._outcomes), "outcomes": plain})
 
-    def keep_clock(self, clock: Mapping[str, Any]) -> None:
-        """Keep how long the study has run so far, over all its sessions, and why this one ended."""
-        self._optuna.set_user_attr("clock", {**self.clock, **clock})
+    def keep_clock(self, clock: Mapping[str, Any], at_work: Sequence[int] = ()) -> None:
+        """Keep how long the study has run so far, over all its sessions, and why this one ended; or, while it runs,
+        which trials are at work.
+        """
+        self._optuna.set_user_attr("clock", {**self.clock, **clock, "at_work": [*at_work]})
 
     # What to try next ------------------------------------------------------------------------------------------------
 
@@ -220,7 +222,7 @@ class Study:
                 return None
             if group := self._form(self._propose(), room):
                 return group
-            known_already += len(self._outcomes) == told  # else it was told what is foretold
+            known_already = known_already + 1 if len(self._outcomes) == told else 0  # it was told what is foretold
         raise SpaceExhausted
 
     def gather_ensemble(self) -> bool:
@@ -237,7 +239,7 @@ class Study:
         """The next trial, first of all those that the search begins with; one that is not distilled while there is no
         teacher.
         """
-        for genotype in self._beginning():
+        for genotype in self._beginning:
             if genotype.key not in self._known and not self._crashes.known(genotype):
                 return self._started(genotype)
         if self._gathering:
@@ -251,9 +253,11 @@ class Study:
         luck = int(digest(self.plan.bench.seed, len(self._optuna.get_trials(deepcopy=False)))[:8], 16)
         if self.plan.sampler != AUTO or luck % 2:
             return None
-        found, under_way = self._outcomes, self._asked.values()
-        return proposed(found, under_way, self._space, self._signature, self.plan.objectives, luck, self._teaching)
+        told, under_way, objectives = self._outcomes.values(), self._asked.values(), self.plan.objectives
+        known = (self._space, self._signature, objectives)
+        return proposed(told, under_way, *known, luck, self._teaching, alone=self._alone)
 
+    @functools.cached_property
     def _beginning(self) -> list[Genotype]:
         """The points that the search begins with, settled with its first proposal."""
         if "beginning" not in self._optuna.user_attrs:
@@ -299,14 +303,20 @@ class Study:
 
     def _twin(self, genotype: Genotype) -> int | None:
         """The trial of the same candidate, or of its model trained at nearly its rate, which would tell nothing new."""
-        first = self._alike.get(genotype.alike, genotype)
-        if first.group == genotype.group or genotype in self._beginning():
+        found = tried(self._outcomes.values(), self._asked.values(), alone=self._alone)
+        first = found.get(likeness(genotype, alone=self._alone), genotype)
+        if first.group == genotype.group or genotype in self._beginning:
             first = genotype
         return self._known.get(first.key)
 
+    @property
+    def _alone(self) -> bool:
+        """Whether each form goes its own way."""
+        return "siblings" in self.plan.bench.without
+
     def _siblings(self, genotype: Genotype) -> list[Genotype]:
         """The other forms that its trained model can be served in and that are worth a try."""
-        if "siblings" in self.plan.bench.without:
+        if self._alone:
             return []
         served = self._space.deployments(genotype.architecture, self._signature, genotype.training.qat)
         others = [replace(genotype, deployment=deployment) for deployment in served]
@@ -359,11 +369,7 @@ class Study:
     def _note(self, trial: Trial, genotype: Genotype) -> None:
         self._trials[trial.number] = trial
         self._asked[trial.number] = genotype
-        self._know(trial.number, genotype)
-
-    def _know(self, number: int, genotype: Genotype) -> None:
-        self._known[genotype.key] = number
-        self._alike.setdefault(genotype.alike, genotype)
+        self._known[genotype.key] = trial.number
 
     @property
     def _space(self) -> Space:
@@ -470,11 +476,11 @@ class Study:
 
     def _recall(self) -> None:
         """Take up what the storage has; finish telling what was told half."""
-        self._killed = self.clock["ended"] == ""
+        self._struck = set(self._optuna.user_attrs.get("clock", {}).get("at_work", ()))
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
-                self._know(frozen.number, from_json(Genotype, kept["genotype"]))
+                self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
             if frozen.state.is_finished():
                 if "outcome" in kept:
                     self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
@@ -495,32 +501,30 @@ class Study:
                 trial = self._revived(frozen)
                 self._sample(trial)  # the parameters that were not stored yet
                 self._note(trial, from_json(Genotype, frozen.user_attrs["genotype"]))
-        groups, leads = [], self._leads(left)
-        suspects = self._suspects([frozen.number for frozen in leads])
-        for frozen in leads:
+        groups = []
+        for frozen in self._leads(left):
             if "genotype" in frozen.user_attrs:
-                siblings = [from_json(Genotype, plain) for plain in frozen.user_attrs["siblings"]]
-                group = self._complete(frozen.number, self._genotype(frozen), siblings)
-                if frozen.number in suspects:
-                    self._give_up(group)
-                else:
-                    groups.append(group)
+                siblings = [from_json(Genotype, plain) for plain in frozen.user_attrs.get("siblings", ())]
+                groups.append(self._complete(frozen.number, self._genotype(frozen), siblings))
             elif begun := self._form(self._revived(frozen), trials - len(self._outcomes) - len(self._asked)):
                 groups.append(begun)
-        return groups
+        return self._without_suspects(groups)
 
-    def _suspects(self, leads: Sequence[int]) -> set[int]:
-        """Of the groups of these leads, those that were at work too often when a driver was killed."""
-        times: dict[str, int] = self._optuna.user_attrs.get("struck", {})
-        if leads and self._killed:
-            times = {str(lead): times.get(str(lead), 0) + 1 for lead in leads}
-            self._optuna.set_user_attr("struck", times)
-        return {lead for lead in leads if times.get(str(lead), 0) >= PATIENCE}
+    def _without_suspects(self, groups: list[Group]) -> list[Group]:
+        """Those that are to be gone on with: what was at work too often when a driver was killed is given up."""
+        before: dict[str, int] = self._optuna.user_attrs.get("struck", {})
+        times = {str(number): before.get(str(number), 0) + 1 for number in sorted(self._struck)}
+        if self._struck:
+            self._optuna.set_user_attr("struck", before | times)
+        suspects = [group for group in groups if any(times.get(str(one), 0) >= PATIENCE for one in group.numbers)]
+        for group in suspects:
+            self._give_up(group)
+        return [group for group in groups if group not in suspects]
 
     def _give_up(self, group: Group) -> None:
         reason = f"it was at work {PATIENCE} times when the study was killed"
         for number, genotype in zip(group.numbers, group.genotypes, strict=True):
-            self.tell(number, Outcome(genotype, "failed", stage="train", reason=reason))
+            self.tell(number, Outcome(genotype, "failed", stage="start", reason=reason))
 
     def _leads(self, left: list[FrozenTrial]) -> list[FrozenTrial]:
         """The first trials of the groups of these, finished or not."""

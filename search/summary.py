@@ -36,10 +36,11 @@ def summarise(study: History | Kept) -> dict[str, Any]:
     """The JSON of `show`, from `search.history.read` or a running Study.
 
     More than the contract asks: each point has its "costs" by objective with their "intervals", the "ties" it has
-    within noise, and whether its figures are "final" (measured again at the end). Of points that tie, one stands for
-    the others, whose "tie_of" it is. "rehearsal" is true where all are invented. "seconds" says where the
-    time went, "health" and "advice" how the study goes (`search.health`). `speedup` and `throughput` are per sequence,
-    so that forms of different batch sizes compare; `drop` is on validation, `test_drop` on test.
+    within noise, those beaten by no more than that among them, and whether its figures are "final" (measured again at
+    the end). Of points of the front that tie, one stands for the others, whose "tie_of" it is. "rehearsal" is true
+    where all are invented. "seconds" says where the time went, "health" and "advice" how the study goes
+    (`search.health`). `speedup` and `throughput` are per sequence, so that forms of different batch sizes compare;
+    `drop` is on validation, `test_drop` on test.
     """
     history = _upheld(study if isinstance(study, History) else study.history())
     numbers = front_of(history, final=True)
@@ -80,17 +81,23 @@ def front_of(history: History, *, final: bool = False) -> list[int | str]:
     that have them. They kept within the bounds in the search, so that only a latency whose whole interval is over its
     bound takes them off: the two figures are of different sittings.
     """
+    pool = _finished(history, final=final)
+    costs = {number: list(_costs(history, outcome).values()) for number, outcome in pool.items()}
+    latency = OBJECTIVES["latency"].read
+    return sorted(front(costs), key=lambda number: (latency(pool[number]) or 0.0, costs[number]))
+
+
+def _finished(history: History, *, final: bool) -> dict[int | str, Outcome]:
+    """What `front_of` chooses from."""
     measured = {key: outcome for key, outcome in history.finals.items() if key in history.candidates} if final else {}
     pool = measured or history.candidates
     bounds = history.plan.bench.bounds
     judged = {number: _lowest(outcome) for number, outcome in measured.items()} or pool
-    costs = {
-        number: list(_costs(history, outcome).values())
+    return {
+        number: outcome
         for number, outcome in pool.items()
         if outcome.state == "complete" and max(violations(judged[number], bounds).values(), default=0.0) <= 0
     }
-    latency = OBJECTIVES["latency"].read
-    return sorted(front(costs), key=lambda number: (latency(pool[number]) or 0.0, costs[number]))
 
 
 def _lowest(outcome: Outcome) -> Outcome:
@@ -238,7 +245,8 @@ def _points(history: History, names: Sequence[int | str]) -> list[dict[str, Any]
     """The POINTs of a front, the fastest first; of those that tie, one stands for the others: what a rule of `--pick`
     takes, so that it is always seen, else the fastest.
     """
-    points = [point_of(history, name, names) for name in names]
+    beaten = [name for name in _finished(history, final=True) if name not in names] if history.finals else []
+    points = [point_of(history, name, [*names, *beaten]) for name in names]
     picked = [pick(points, rule)["trial"] for rule in RULES] if points else []
     of = led(list(dict.fromkeys([*picked, *names])), {point["trial"]: point["ties"] for point in points})
     return [point | {"tie_of": of[point["trial"]]} for point in points]

@@ -2,16 +2,16 @@
 
 Two Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1), one of trained models' errors, in
 the best of their forms, one of latencies and sizes of their forms, which hardly vary by luck; what narrower bits add to
-an error is the median of what they added. Of a pool of random points and of neighbours of the
-front that one is proposed whose forms, its error taken at the hopeful end of what is foretold, would dominate most of
-what the front does not (expected improvement of hypervolume, by counting points of the box; after Emmerich 2006).
+an error is the median of what they added. Of a pool of random points and of neighbours of the front that one is
+proposed whose forms, its error taken at the hopeful end of what is foretold, would dominate most of what the front does
+not (expected improvement of hypervolume, by counting points of the box; after Emmerich 2006).
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.objective import OBJECTIVES
-from objectives.outcome import Outcome
+from objectives.outcome import FORETOLD, Outcome
 from search.front import front
 from search.health import columns
-from spaces.genotype import Genotype
+from spaces.genotype import Deployment, Genotype
 from spaces.signature import Signature
 from spaces.space import Space
 
@@ -36,45 +36,50 @@ HOPE = 1.0  # standard deviations below the mean
 POINTS = 1000  # of the box
 SCALES = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
+TINY = 1e-12  # of which there is a logarithm
 
 Floats = NDArray[np.float64]
 
 
 def proposed(
-    outcomes: Mapping[int, Outcome],
-    under_way: Iterable[Genotype],
+    outcomes: Collection[Outcome],
+    under_way: Collection[Genotype],
     space: Space,
     signature: Signature,
     objectives: Sequence[str],
     seed: int,
     teaching: Mapping[str, Any],
+    *,
+    alone: bool = False,
 ) -> Genotype | None:
     """The candidate that promises most, of a model that was not tried yet; None where too little is known.
 
     `under_way` are those that nothing is known of yet; they are taken to come to what is foretold of them, so that the
-    next is not like them. The same history and seed give the same one.
+    next is not like them. A model is to be served in all its forms, or, with `alone`, in that of the proposal. The same
+    history and seed give the same one.
     """
-    told = [outcome for outcome in outcomes.values() if _error(outcome) is not None and _costs(outcome, objectives)]
+    told = [outcome for outcome in outcomes if _error(outcome) is not None and _costs(outcome, objectives)]
     done = [outcome for outcome in told if outcome.state == "complete"]
     models = _best(told)
     if len(models) < FEWEST or not done:
         return None
     luck = random.Random(seed)
-    tried = {one.alike for one in (*under_way, *(outcome.genotype for outcome in outcomes.values()))}
+    known = tried(outcomes, under_way, alone=alone)
     best = [done[place] for place in front({i: _costs(each, objectives) for i, each in enumerate(done)})]
     likes = [space.parameters(each.genotype, signature, **teaching) for each in best if _within(each, space, signature)]
     pool: dict[Any, list[Genotype]] = {}
     for _ in range(POOL):
         like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
         drawn = space.sample(_Drawn(like, luck), signature, **teaching)
-        if drawn.alike not in tried:
-            served = space.deployments(drawn.architecture, signature, drawn.training.qat)
-            pool[drawn.alike] = [replace(drawn, deployment=form) for form in served]
+        if (like_it := likeness(drawn, alone=alone)) not in known:
+            served = (
+                [drawn.deployment] if alone else space.deployments(drawn.architecture, signature, drawn.training.qat)
+            )
+            pool[like_it] = [replace(drawn, deployment=form) for form in served]
     if not pool:
         return None
     candidates = [form for forms in pool.values() for form in forms]
-    waited = list(under_way)
-    every = _foretold(models, [*best, *done[-MOST:]], told, [*candidates, *waited], objectives)
+    every = _foretold(models, best, done, told, [*candidates, *under_way], objectives)
     foretold, hoped = every[: len(candidates)], every[len(candidates) :]
     taken = np.array([*(_costs(each, objectives) for each in best), *hoped])
     gains = _gains(taken, foretold, done, objectives)
@@ -85,8 +90,27 @@ def proposed(
     return candidates[int(forms[gains[forms].sum(axis=1).argmax()])]
 
 
+def likeness(genotype: Genotype, *, alone: bool) -> tuple[str, Deployment | None]:
+    """Names what is known once a candidate was tried: its model in all forms, or with `alone` in this one."""
+    return genotype.alike, genotype.deployment if alone else None
+
+
+def tried(
+    outcomes: Iterable[Outcome], under_way: Iterable[Genotype], *, alone: bool
+) -> dict[tuple[str, Deployment | None], Genotype]:
+    """What was tried, or is to be, the first of each `likeness`. What failed may do better at another rate, and what
+    was foretold to be hopeless in another form.
+    """
+    found: dict[tuple[str, Deployment | None], Genotype] = {}
+    told = (one.genotype for one in outcomes if one.state != "failed" and one.stage != FORETOLD)
+    for genotype in (*told, *under_way):
+        found.setdefault(likeness(genotype, alone=alone), genotype)
+    return found
+
+
 def _foretold(
     models: Mapping[Any, Outcome],
+    best: Sequence[Outcome],
     done: Sequence[Outcome],
     told: Sequence[Outcome],
     candidates: Sequence[Genotype],
@@ -96,17 +120,18 @@ def _foretold(
 
     What a graph of those told has cost is known.
     """
-    newest = list(models.values())[-MOST:]
-    taught = [outcome.genotype for outcome in newest]
+    kept = {_model(each.genotype): models[_model(each.genotype)] for each in best} | dict([*models.items()][-MOST:])
+    taught = [outcome.genotype for outcome in kept.values()]
     blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
     x = columns(blank, squares=False)
-    learned = np.log(_floored([[_error(one)] for one in newest]))
+    learned = np.log(_floored([[_error(one)] for one in kept.values()]))
     mean, deviation = _regressed(x[: len(taught)], learned, x[len(taught) :])
+    done = [*best, *done[-MOST:]]
     costs = np.array([_costs(outcome, objectives) for outcome in done])
     x = columns([*(outcome.genotype for outcome in done), *candidates], squares=False)
     served = [place for place, name in enumerate(objectives) if name != "quality"]
     found = np.empty((len(candidates), len(objectives)))
-    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(_floored(costs[:, served])), x[len(done) :])[0])
+    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(np.maximum(costs[:, served], TINY)), x[len(done) :])[0])
     known = {(one.genotype.served, one.genotype.deployment): np.array(_costs(one, objectives)) for one in told}
     for row, candidate in zip(found, candidates, strict=True):
         # A graph that is foretold to be faster than it was would be taken for a gain again and again.
@@ -180,7 +205,7 @@ def _distances(a: Floats, b: Floats) -> Floats:
 def _floored(values: Any) -> Floats:
     """Above 0: an error may be none, and memory unknown to the kernel."""
     given = np.asarray(values, dtype=np.float64)
-    floored: Floats = np.maximum(given, np.maximum(1e-3 * given.max(axis=0), 1e-12))
+    floored: Floats = np.maximum(given, np.maximum(1e-3 * given.max(axis=0), TINY))
     return floored
 
 

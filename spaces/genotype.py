@@ -19,7 +19,7 @@ HYPERMODEL = "hypermodel:"
 
 
 NEARLY = 1.1
-"""How many times as large one of two learning rates may be, for models that they train to count as alike."""
+"""Learning rates that round to the same power of this count as one."""
 
 
 @dataclass(frozen=True)

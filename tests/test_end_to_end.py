@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -11,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -266,17 +267,22 @@ def test_a_damaged_file_of_the_front_costs_the_end_nothing_else(study: Path, tmp
     assert None not in tested.values()
 
 
+@contextlib.contextmanager
+def begun(arguments: list[str], line: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """A command that has told a line that begins so, and what it goes on to tell."""
+    command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr
+        next(told for told in running.stderr if told.startswith(line))
+        yield running, running.stderr
+
+
 def test_ctrl_c_keeps_everything_and_a_second_run_goes_on(tmp_path: Path) -> None:
     arguments = ["run", "digits-rows", "--rehearse", "--trials", "200", "--home", str(tmp_path)]
-    command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr
-        for line in running.stderr:
-            if line.startswith("[5/"):
-                break
+    with begun(arguments, "[5/") as (running, telling):
         running.send_signal(signal.SIGINT)
         started = time.monotonic()
-        said = running.stderr.read()
+        said = telling.read()
         assert running.wait(timeout=60) == 130
         assert time.monotonic() - started < 30
     assert "kept" in said
@@ -287,19 +293,14 @@ def test_ctrl_c_keeps_everything_and_a_second_run_goes_on(tmp_path: Path) -> Non
 
 def test_of_two_commands_on_a_study_the_second_is_refused_and_on_a_home_both_go_on(tmp_path: Path) -> None:
     arguments = ["run", "digits-rows", "--rehearse", "--trials", "120", "--home", str(tmp_path)]
-    command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
-        assert first.stderr
-        for line in first.stderr:
-            if line.startswith("[1/"):
-                break
+    with begun(arguments, "[1/") as (first, telling):
         second = brisk(*arguments, home=tmp_path, check=False)
         assert second.returncode == 2
         assert f"is being driven by process {first.pid}; wait for it, stop it, or choose another" in second.stderr
         assert "Traceback" not in second.stderr
         other = brisk(*arguments, "--trials", "10", "--name", "other", "--json", home=tmp_path)
         assert sum(json.loads(other.stdout.splitlines()[-1])["counts"].values()) == 10
-        first.stderr.read()
+        telling.read()
         assert first.wait(timeout=60) == 0
     shown = brisk("show", "digits-rows-rehearsal", "--json", "--home", str(tmp_path), home=tmp_path)
     assert sum(json.loads(shown.stdout)["counts"].values()) == 120

@@ -11,7 +11,9 @@ from rehearsed import plan
 from sample_study import outcome
 
 from experiments import insight, plots
+from objectives.outcome import FORETOLD
 from search.history import History
+from search.ledger import child_row
 from search.summary import summarise
 from spaces.gene import Condition, Gene
 from spaces.genotype import HYPERMODEL, Architecture, Deployment, Genotype, Training
@@ -123,6 +125,14 @@ def test_the_hypervolume_grows_to_that_of_the_summary_over_the_studys_wall_time(
     assert volumes == sorted(volumes)
     assert minutes == [4, 8, 9]  # of 10, the baseline's second and the twin's too
     assert insight.growth(replace(kept, wall_s=0.0), summarise(kept)) == ([], volumes)
+
+
+def test_what_was_foretold_is_shown_nowhere_as_if_it_had_been_measured(tmp_path):
+    told = list(telling(30))
+    foretold = replace(told[3], state="infeasible", quality=None, measurement=None, artifact=None, untrained_ms=9.0)
+    both = [replace(foretold, stage=stage) for stage in ("untrained", FORETOLD)]
+    assert [[one.costs for one in insight.tried(history(tmp_path, [each]))] for each in both] == [[{"latency": 9.0}], []]
+    assert [child_row(3, one).metrics.get("untrained_ms") for one in both] == [9.0, None]
 
 
 def test_what_is_not_known_is_left_out(tmp_path):

@@ -97,6 +97,8 @@ def test_of_points_that_tie_one_is_shown_and_how_many_it_stands_for():
     lines = written({**summary, "front": tied, "batch_curve": None}).splitlines()
     row = next(line for line in lines if line.lstrip().startswith(f"{first['trial']} "))
     assert "+2 ties" in row
+    beaten = [{**first, "ties": [second["trial"], 10**6]}, *tied[1:]]
+    assert "+3 ties" in written({**summary, "front": beaten, "batch_curve": None})
     assert not any(line.lstrip().startswith(f"{second['trial']} ") for line in lines)
     assert any(line.startswith("+ as many points") for line in lines)
     assert "+ as many" not in written(summary)

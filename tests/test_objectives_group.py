@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from objectives.bench import Bench, TaskSpec, TrainingSpec
-from objectives.evaluate import _goes_on, _unsure
+from objectives.evaluate import _goes_on, _look, _unsure
 from objectives.group import Group
-from objectives.outcome import Conditions, Measurement
+from objectives.latency.devices.fake import Fake
+from objectives.latency.devices.local import REFERENCE
+from objectives.outcome import Conditions, MeasureFailure, Measurement
 from spaces.errors import CandidateError, StudyError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 
@@ -70,6 +73,30 @@ def test_a_wide_look_is_taken_again_only_where_something_hangs_on_it(group: Grou
     group.bench = replace(group.bench, bounds={})
     group.looks[0] = looked(0.2, trusted=False)
     assert not _unsure(group, 0)
+
+
+class Picky(Fake):
+    """A device that cannot open the second form's file."""
+
+    def measure(self, models: Sequence[Path], *how: Any, **more: Any) -> list[Measurement | MeasureFailure]:
+        found = super().measure(models, *how, **more)
+        second = [path.read_bytes().endswith(b"22") for path in models]
+        refused = MeasureFailure("died by SIGSEGV in open")
+        return [refused if is_second else one for is_second, one in zip(second, found, strict=True)]
+
+
+def test_a_form_that_cannot_be_measured_is_not_trained_and_the_others_are(group: Group) -> None:
+    group.bench = replace(group.bench, device=f"{__name__}:Picky")
+    content = REFERENCE.read_bytes()  # what follows the end is nothing to LiteRT
+    group.origin = SimpleNamespace(  # type: ignore[assignment]
+        blueprint="", start=lambda: None, exporter=str, lower=lambda asked: content + str(asked.steps).encode() * 2
+    )
+    _look(group)
+    (told,) = [event["outcome"] for event in group.heard if event["event"] == "outcome"]  # type: ignore[attr-defined]
+    assert (told["state"], told["stage"], told["reason"]) == ("failed", "untrained", "died by SIGSEGV in open")
+    assert told["genotype"]["deployment"]["steps"] == 2
+    assert group.open == [0]
+    assert group.looks.keys() == {0}
 
 
 def test_a_training_with_little_left_goes_on_whatever_is_thought_of_it(group: Group) -> None:

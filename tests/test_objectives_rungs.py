@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from objectives.training.rungs import Rungs, Stopped, epochs_of
 from spaces.genotype import Training
 
 SPEC = TrainingSpec(epochs=6, batch_size=32)
+PLAIN = Training(2e-2)
 
 
 def rungs(home: Path, answers: dict[int, str], asked: list[tuple[int, int, float]]) -> Rungs:
@@ -30,9 +32,11 @@ def rungs(home: Path, answers: dict[int, str], asked: list[tuple[int, int, float
     return Rungs((2, 4), lambda told: 1 - told["validation_metric"], goes_on, Cache(home), "k")
 
 
-def trained(**changes: Any) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+def trained(
+    training: Training = PLAIN, spec: TrainingSpec = SPEC, **changes: Any
+) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
     model, heard = recurrent(), []
-    history = fit(model, sums(), Training(2e-2), SPEC, seed=3, emit=heard.append, **changes)
+    history = fit(model, sums(), training, spec, seed=3, emit=heard.append, **changes)
     return model.get_weights(), history, heard
 
 
@@ -55,6 +59,30 @@ def test_a_training_stopped_at_a_rung_goes_on_from_there_as_if_it_never_had_been
     assert [event["epoch"] for event in heard] == [5, 6]
     assert history["learned"] == list(stopped.value.learned)
     assert (history["best_epoch"], history["epochs_run"]) == (told["best_epoch"], 6)
+    for one, other in zip(weights, whole, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("how", "epochs"),
+    [
+        (Training(2e-2, sparsity=0.5), 6),
+        (Training(2e-2, sparsity=0.5, block=4), 6),
+        (Training(2e-2, qat="8"), 20),  # of which six are left to it
+        (Training(2e-2, sparsity=0.5, qat="4"), 20),
+    ],
+    ids=["zeros", "blocks of zeros", "rounded", "both"],
+)
+def test_one_that_zeroes_or_rounds_weights_goes_on_as_if_it_never_had_been_stopped(
+    tmp_path: Path, how: Training, epochs: int
+) -> None:
+    spec = replace(SPEC, epochs=epochs)
+    whole, told, _ = trained(how, spec)
+    with pytest.raises(Stopped, match="behind others"):
+        trained(how, spec, rungs=rungs(tmp_path, {1: "behind others"}, []))
+    weights, history, heard = trained(how, spec, rungs=rungs(tmp_path, {}, []))
+    assert [event["epoch"] for event in heard] == [5, 6]
+    assert (history["best_epoch"], history["realised_sparsity"]) == (told["best_epoch"], told["realised_sparsity"])
     for one, other in zip(weights, whole, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 

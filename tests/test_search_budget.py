@@ -120,9 +120,11 @@ def test_a_study_that_winds_down_at_its_end_begins_nothing_more(tmp_path: Path) 
             wind_down.set()
 
     with Study.start(tmp_path, "s", replace(plan(tmp_path), confirm_seeds=4)) as study:
-        drive(study, Limits(trials=12), hear, wind_down)
+        assert drive(study, Limits(trials=12), hear, wind_down) == "interrupted"
         summary = summarise(study)
-    assert wind_down.is_set()
     assert summary["final"]
     assert summary["batch_curve"] is None
-    assert len({name.rpartition("-")[0] for name in history.read(tmp_path, "s").seeds}) == 1
+    assert not history.read(tmp_path, "s").seeds  # what was at work was ended with its stage
+    with Study.start(tmp_path, "s", replace(plan(tmp_path), confirm_seeds=4)) as study:
+        assert drive(study, Limits(trials=12)) == "trials"
+    assert {name.rpartition("-")[0] for name in history.read(tmp_path, "s").seeds} == {"seed-1", "seed-2", "seed-3"}

@@ -174,9 +174,28 @@ def test_a_worker_that_dies_while_it_prepares_is_replaced_once(
         if deaths == 1:
             assert drive(study, Limits(trials=1)) == "trials"
         else:
-            with pytest.raises(ChildDied, match="SIGKILL"):
+            with pytest.raises(ChildDied, match="the worker that reads and checks the data died by signal 9"):
                 drive(study, Limits(trials=1))
     assert (tmp_path / "tries").read_text() == "xx"
+
+
+ENDLESS = """
+import time
+from objectives.rehearsal import evaluate, final
+
+def prepare(bench):
+    time.sleep(600)
+"""
+
+
+def test_reading_the_data_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        Study.start(tmp_path, "s", replace(plan(tmp_path, baseline=None), evaluator="endless")) as study,
+        pytest.raises(ChildDied, match=r"reads and checks the data did not end within 0\.5 s"),
+    ):
+        drive(study, Limits(trials=1, group_timeout_s=0.5))
 
 
 def test_errors_of_the_user_reach_the_user(tmp_path: Path) -> None:
@@ -295,9 +314,11 @@ def evaluate(bench, genotypes, emit, ask):
         first.flush()
         first.seek(0)
         loud = first.read().split()[0] != str(os.getpid())
-    emit({"event": "stage", "stage": "train" if loud else "measure", "form": None, "detail": "", "quiet": not loud})
+    stage = {"event": "stage", "stage": "train" if loud else "measure", "form": None, "detail": "", "quiet": not loud}
     with open(pathlib.Path(bench["home"], "beats"), "a") as beats:
-        for _ in range(100):
+        for beat in range(100):
+            if beat % 25 == 0:
+                emit(stage)
             time.sleep(0.01)
             print("loud" if loud else "quiet", time.monotonic(), file=beats, flush=True)
     well(bench, genotypes, emit, ask)
@@ -320,6 +341,23 @@ def test_the_others_stand_still_while_one_measures_what_they_would_disturb(
     during = [when for when in at["loud"] if any(abs(when - other) < 0.008 for other in at["quiet"])]
     assert len(during) <= 0.6 * len(at["loud"])  # the driver may be busy for a moment
     assert len(history.read(tmp_path, "s").outcomes) == 6
+
+
+def test_nobody_stands_still_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quietly.py").write_text(QUIET)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("search.drive.QUIET_S", 0.2)
+    space = Space(cell=("lstm",), units=(16, 32, 16), bits=("32",), lowering=("loop",), steps=(1,))
+    made = replace(plan(tmp_path, baseline=None, space=space), evaluator="quietly", warm_start=())
+    heard: list[dict[str, Any]] = []
+    with Study.start(tmp_path, "s", made) as study:
+        drive(study, Limits(trials=2, workers=2), heard.append)
+    beats = [line.split() for line in (tmp_path / "beats").read_text().splitlines()]
+    at = {kind: [float(when) for who, when in beats if who == kind] for kind in ("loud", "quiet")}
+    assert min(at["loud"]) < max(at["quiet"]) - 0.1  # it went on before the other was done
+    last = max(place for place, event in enumerate(heard) if event["event"] == "told" and event["trial"] in (0, 1))
+    assert [event["event"] for event in heard[:last]].count("warning") == 1  # and was not stopped again
+    assert len(history.read(tmp_path, "s").outcomes) == 2
 
 
 def test_the_search_begins_while_the_baseline_is_still_at_work(tmp_path: Path) -> None:

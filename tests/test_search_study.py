@@ -162,19 +162,18 @@ def test_a_study_whose_lead_was_withdrawn_without_its_siblings_goes_on(tmp_path:
 
 
 def test_what_was_at_work_whenever_the_study_was_killed_is_given_up(tmp_path: Path) -> None:
-    """It may be what kills the machine; an interrupt is no death."""
+    """It may be what kills the machine; what only waited its turn does not, and an interrupt is no death."""
     with started(tmp_path) as study:
-        first = study.next_group(100)
+        first, waiting = study.next_group(100), study.next_group(100)
         assert first
-    for ended in ("interrupted", *[""] * (PATIENCE - 1)):
+        assert waiting
+    for at_work in ((), *[first.numbers[1:]] * PATIENCE):
         with started(tmp_path) as study:
-            study.keep_clock({"ended": ended})
-            assert study.next_group(100) == first
+            assert [study.next_group(100), study.next_group(100)] == [first, waiting]
             assert not study.outcomes
+            study.keep_clock({}, at_work)
     with started(tmp_path) as study:
-        group = study.next_group(100)
-        assert group
-        assert not set(group.numbers) & set(first.numbers)
+        assert study.next_group(100) == waiting
         assert {outcome.reason for outcome in study.outcomes.values()} == {
             "it was at work 5 times when the study was killed"
         }

@@ -191,6 +191,15 @@ def test_points_that_noise_cannot_tell_apart_have_the_fastest_stand_for_them(tmp
     assert ties_of(tmp_path, *unsure) == apart
 
 
+def test_what_is_beaten_by_no_more_than_noise_is_told_beside_what_beats_it(tmp_path: Path) -> None:
+    figures = [(0.060, 1.00), (0.062, 1.01), (0.062, 1.20)]
+    told = {number: near(tmp_path, 16, error, ms, 20.0) for number, (error, ms) in enumerate(figures)}
+    (best,) = summarise(study(tmp_path, dict(told), finals=dict(told)))["front"]
+    assert (best["trial"], best["ties"]) == (0, [1])
+    (searched,) = summarise(study(tmp_path, dict(told)))["front"]  # they were not measured together yet
+    assert searched["ties"] == []
+
+
 def test_what_the_rules_of_pick_take_is_never_hidden(tmp_path: Path) -> None:
     """1 ties with 0, which is faster, and is the knee: between 0 and 2 it is nearer to the best of both."""
     outcomes = [near(tmp_path, 16, 0.060, 1.00, 20.0), near(tmp_path, 32, 0.047, 1.01, 20.0)]

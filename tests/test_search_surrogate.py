@@ -9,13 +9,13 @@ from rehearsed import bench, plan
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
-from objectives.outcome import Outcome
+from objectives.outcome import FORETOLD, Outcome
 from objectives.rehearsal import invented
 from search import surrogate
 from search.budget import Limits
 from search.drive import drive
 from search.study import Study
-from search.surrogate import _regressed, proposed
+from search.surrogate import _regressed, likeness, proposed, tried
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.signature import Signature
 from spaces.space import Space
@@ -25,11 +25,11 @@ SIGNATURE = Signature("classification", 64, 1, 10)
 SPACE = Space(cell=("lstm", "gru", "mingru"), units=(16, 128, 16), frame_stack=(1, 2, 4), lowering=("loop", "scan"))
 
 
-def told(at: Path, count: int) -> dict[int, Outcome]:
+def told(at: Path, count: int) -> list[Outcome]:
     cells, widths = SPACE.cell, range(16, 144, 16)
     built = [Architecture(cell, units, frame_stack=frames) for units in widths for cell in cells for frames in (1, 2)]
     trained = [Genotype(one, Training(3e-3), Deployment("loop", 4, "8")) for one in built]
-    return {number: invented(bench(at), one) for number, one in enumerate(trained[:count])}
+    return [invented(bench(at), one) for one in trained[:count]]
 
 
 def test_it_regresses_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +52,7 @@ def test_what_it_proposes_is_new_the_same_again_and_promises_something(tmp_path:
     assert one
     assert one == proposed(outcomes, [], SPACE, SIGNATURE, NAMES, 5, {})
     assert one.architecture.frame_stack == 4  # nobody tried it, and it takes half the time
-    assert (one.architecture, one.training) not in {
-        (o.genotype.architecture, o.genotype.training) for o in outcomes.values()
-    }
+    assert (one.architecture, one.training) not in {(o.genotype.architecture, o.genotype.training) for o in outcomes}
     other = proposed(outcomes, [one], SPACE, SIGNATURE, NAMES, 5, {})
     assert other
     assert (other.architecture, other.training) != (one.architecture, one.training)
@@ -64,7 +62,7 @@ def test_what_it_proposes_is_new_the_same_again_and_promises_something(tmp_path:
 def test_what_a_graph_took_is_known_and_not_foretold(tmp_path: Path) -> None:
     """One that took longer than its neighbours let expect is no gain, however often it is trained."""
     space = Space(cell=("gru",), units=(16, 128, 16), lowering=("loop",), steps=(4,), bits=("8",))
-    outcomes = {}
+    outcomes = []
     for number in range(40):
         units, rate = 16 + number % 8 * 16, 1e-3 * 1.05 ** (number // 8)
         trained = Genotype(Architecture("gru", units), Training(rate), Deployment("loop", 4, "8"))
@@ -73,7 +71,7 @@ def test_what_a_graph_took_is_known_and_not_foretold(tmp_path: Path) -> None:
         assert outcome.measurement
         measured = replace(outcome.measurement, median_ms=units / 1000 * (3 if units == 16 else 1))
         quality = replace(outcome.quality, error=0.5 - units / 400)
-        outcomes[number] = replace(outcome, measurement=measured, quality=quality, state="complete")
+        outcomes.append(replace(outcome, measurement=measured, quality=quality, state="complete"))
     units = [
         one.architecture.units
         for seed in range(20)
@@ -99,3 +97,30 @@ def test_what_is_under_way_is_not_proposed_again_at_another_rate(tmp_path: Path)
         other = proposed(outcomes, [replace(one, deployment=form) for form in forms], SPACE, SIGNATURE, NAMES, seed, {})
         assert other
         assert other.architecture != one.architecture
+
+
+def test_what_failed_or_was_foretold_keeps_nothing_else_from_being_tried(tmp_path: Path) -> None:
+    one, *_ = told(tmp_path, 1)
+    near = replace(one.genotype, training=Training(one.genotype.training.learning_rate * 1.01))
+    other = replace(near, deployment=Deployment("loop", 1, "32"))
+    for state, stage, known in (
+        ("complete", "", True), ("stopped", "train", True), ("failed", "train", False), ("infeasible", FORETOLD, False)
+    ):  # fmt: skip
+        found = tried([replace(one, state=state, stage=stage)], [], alone=False)
+        assert [likeness(each, alone=False) in found for each in (near, other)] == [known, known], (state, stage)
+    found = tried([], [one.genotype], alone=True)
+    assert [likeness(each, alone=True) in found for each in (near, other)] == [True, False]
+
+
+def test_a_model_is_proposed_again_in_another_form_where_its_forms_go_their_own_way(tmp_path: Path) -> None:
+    space = Space(
+        cell=("gru",), units=(16, 128, 16), learning_rate=(3e-3,), lowering=("loop",), steps=(1,), bits=("32", "8")
+    )
+    models = [
+        Genotype(Architecture("gru", units), Training(3e-3), Deployment(bits="8")) for units in range(16, 144, 16)
+    ]
+    outcomes = [invented(bench(tmp_path), one) for one in models]
+    assert proposed(outcomes, [], space, SIGNATURE, NAMES, 0, {}) is None
+    other = proposed(outcomes, [], space, SIGNATURE, NAMES, 0, {}, alone=True)
+    assert other
+    assert other.deployment.bits == "32"

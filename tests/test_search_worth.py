@@ -128,6 +128,19 @@ def test_memory_counts_at_a_rung(tmp_path: Path) -> None:
     assert known["latency"] == 4.0 / measured.genotype.deployment.batch
 
 
+def test_what_was_stopped_is_known_with_all_its_costs(tmp_path: Path) -> None:
+    """Else whoever comes to the rung later is held against survivors alone."""
+    made = replace(plan(tmp_path, objectives=("quality", "latency", "memory")), warm_start=())
+    with Study.start(tmp_path, "s", made) as study:
+        drive(study, Limits(trials=60))
+        stopped = [outcome for outcome in study.outcomes.values() if outcome.state == "stopped"]
+    assert stopped
+    for outcome in stopped:
+        known = at_rung(outcome, 0)
+        assert known["quality"] == outcome.learned[0]
+        assert None not in (known["latency"], known["memory"])
+
+
 def test_crashes_are_learnt_and_the_rest_of_the_space_is_searched(tmp_path: Path) -> None:
     space = Space(cell=("lstm",), bits=("32", "8"), lowering=("loop",), steps=(1, 4))
     made = plan(tmp_path, space=space, baseline=None, extra={"crash": "quantize:8"})

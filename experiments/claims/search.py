@@ -248,7 +248,8 @@ def halved(history: History, task: str) -> dict[str, Any]:
     trainings, told, stopped = Trainings(history.plan.objectives), dict[int, Outcome](), set[str]()
     groups = {outcome.genotype.group: outcome for outcome in history.outcomes.values() if outcome.learned}
     for group, lead in groups.items():
-        forms = {number: one for number, one in history.outcomes.items() if one.genotype.group == group}
+        every = history.outcomes.items()
+        forms = {number: one for number, one in every if one.genotype.group == group and one.learned}
         for rung in range(len(lead.learned)):
             known = [at_rung(one, rung) for one in forms.values()]
             if trainings.stop(group, {"rung": rung, "epoch": 0, "of": 0, "forms": known}, told):
@@ -261,12 +262,12 @@ def halved(history: History, task: str) -> dict[str, Any]:
     best = [history.outcomes[name].genotype for name in front_of(history) if isinstance(name, int)]
     scanned = [one for one in best if "scan" in CELLS[one.architecture.cell].lowerings]
     lost = [sum(one.group in stopped for one in each) for each in (best, scanned)]
-    every = [one for one in history.outcomes.values() if one.state == "complete"]
-    left = [one for one in every if one.genotype.group not in stopped]
+    whole = [one for one in history.outcomes.values() if one.state == "complete"]
+    left = [one for one in whole if one.genotype.group not in stopped]
     worst, volumes = float(history.prepared["trivial_error"]), {}
     for box in BOXES:
-        whole, rest = ([scaled(own(point_of(one)), task, box, worst) for one in each] for each in (every, left))
-        volumes[box] = 1 - volume(rest) / volume(whole)
+        before, after = ([scaled(own(point_of(one)), task, box, worst) for one in each] for each in (whole, left))
+        volumes[box] = 1 - volume(after) / volume(before)
     return {
         "models": [len(stopped), len(groups)],
         "front": [lost[0], len(best)],
@@ -333,8 +334,8 @@ def curve(run: Run, task: str, box: str) -> list[tuple[float, float]]:
     for at, *figures in run["points"]:
         costs.append(scaled(figures, task, box, run["trivial_error"]))
         costs = [costs[place] for place in front(dict(enumerate(costs)))]
-        if volume(costs) > (grown[-1][1] if grown else 0.0):
-            grown.append((at, volume(costs)))
+        if (dominated := volume(costs)) > (grown[-1][1] if grown else 0.0):
+            grown.append((at, dominated))
     return grown
 
 

@@ -8,7 +8,7 @@ started again), a worker, or a meter; stops a worker for good (SIGSTOP: the limi
 driver's terminal away (SIGTERM); and overwrites a file of the cache with rubbish. Figures go to `soak.json` beside this
 script.
 
-Promised: every outcome told once, none of them lost between sessions or evaluated twice, no candidate failed but those
+Promised: every outcome told once, none of them lost between sessions or told twice, no candidate failed but those
 at work when something was killed, no process left at the end, and a hypervolume within 5 % of the undisturbed one's.
 """
 

@@ -55,7 +55,7 @@ def lower(
     else:
         function = traced(architecture, signature, weights, deployment)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
-        converter.experimental_lower_to_saved_model = False  # the same graph comes of it, and a third later
+        converter.experimental_lower_to_saved_model = False  # by way of it the same graph comes, only later
     if deployment.lowering == "keras" or deployment.bits in STATIC_BITS:
         _narrow(converter, deployment, representative)
     with _silence():

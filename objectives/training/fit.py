@@ -58,16 +58,14 @@ def fit(
     A training that goes on (`Training.before`) takes the model as it comes, and less time. The same seed on the same
     machine with as many threads gives the same weights. `lesson`: what a teacher says, used where
     `training.distillation` is not 0; its unlabelled sequences are then part of every epoch. At its `rungs` a training
-    is kept and may be stopped; it is taken up at the last one that an earlier try came to, but for one that zeroes or
-    rounds weights meanwhile, which starts anew. `graphs`: those of earlier trainings of this very model, if it draws no
-    random numbers. Raises CandidateError where the loss is no longer a number, Stopped where a rung ended it. Returns
-    epochs_run, best_epoch (from 1), its loss, validation_loss and validation_metric, metric, learned (the validation
-    error at each rung), realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s (tracing included), epoch_s
-    (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how it ran: "plain", "xla", or
-    "plain, for XLA cannot compile it: ...".
+    is kept and may be stopped; it is taken up at the last one that an earlier try came to. `graphs`: those of earlier
+    trainings of this very model, if it draws no random numbers. Raises CandidateError where the loss is no longer a
+    number, Stopped where a rung ended it. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and
+    validation_metric, metric, learned (the validation error at each rung), realised_sparsity, sparsity_by_matrix,
+    train_s, first_epoch_s (tracing included), epoch_s (median of the others), sequences_per_s (of such an epoch),
+    replicas, and `graph`, how it ran: "plain", "xla", or "plain, for XLA cannot compile it: ...".
     """
-    going_on = training.before is not None
-    if going_on:
+    if training.before is not None:
         training, spec = _shorter(training, spec)
     started = time.perf_counter()
     signature, columns = dataset.signature, columns_of(dataset, training, lesson)
@@ -75,8 +73,7 @@ def fit(
     rows = len(columns[0])
     size = -(-min(spec.batch_size, rows) // replicas) * replicas
     steps = -(-rows // size)
-    plain = not (going_on or training.sparsity or training.qat)
-    if not plain or training.distillation:
+    if training.before is not None or training.sparsity or training.distillation:
         graphs = None
     traced = graphs.again(dataset, spec, training.learning_rate) if graphs else None
     if traced is None:
@@ -85,8 +82,7 @@ def fit(
         if graphs:
             graphs.keep(dataset, spec, traced)
     best = _Best(model, LEARNED * _chance(signature, targets_of(signature, dataset.train.y)), spec.patience)
-    variables = [*traced.pupil.variables, *traced.optimizer.variables]
-    begun = rungs.taken_up(variables) if rungs and plain else {}
+    begun = rungs.taken_up(traced.variables) if rungs else {}
     seconds: list[float] = begun.get("seconds", [])
     if rungs and begun:
         best.take_up(begun)
@@ -107,10 +103,10 @@ def fit(
             emit({"event": "epoch", "epoch": epoch, "of": spec.epochs, **shown})
         if traced.sparsity.settled and best.enough(epoch, told):
             break
-        if rungs and not going_on:
+        if rungs:
             left_s = _left_s(epoch, spec, seconds)
             rungs.reached(
-                epoch, best.told or told, left_s, lambda: (packed(variables, best.weights), best.notes(seconds))
+                epoch, best.told or told, left_s, lambda: (packed(traced.variables, best.weights), best.notes(seconds))
             )
     best.restore()
     epoch_s = _epoch_s(seconds)
@@ -135,7 +131,7 @@ def fit(
 class _Traced:
     """What a training of one model is traced to; the graphs read the learning rate that it begins with."""
 
-    pupil: Any  # the model, with hints one around it
+    variables: list[Any]  # all that it changes
     sparsity: Sparsity
     optimizer: Any
     rate: Any
@@ -168,7 +164,8 @@ def _traced(
         optimizer = _optimizer(moved, rate, spec, steps)
     after_step = (sparsity.after_step, narrow.after_step)
     epoch = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
-    return _Traced(pupil, sparsity, optimizer, rate, epoch, _validation(model, dataset))
+    variables = [*pupil.variables, *optimizer.variables, *sparsity.variables, *narrow.variables]
+    return _Traced(variables, sparsity, optimizer, rate, epoch, _validation(model, dataset))
 
 
 class Graphs:

@@ -25,6 +25,7 @@ class Rounding:
     def __init__(self, narrow: Sequence[tuple[Any, int, int]]) -> None:
         self._narrow = [(weight, tf.Variable(weight, constraint=weight.constraint), *how) for weight, *how in narrow]
         self._floats = {id(weight): behind for weight, behind, *_ in self._narrow}
+        self.variables = list(self._floats.values())
         self.after_step()
 
     def moved(self, weights: Sequence[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,14 @@ _ADDED = re.compile("bias|positions")
 class Sparsity:
     """The zeros of one model in training; made by `sparsify`. Where none are asked for it does nothing."""
 
-    def __init__(self, weights: dict[str, Any], pruning: Any, step: Any, end_step: int) -> None:
+    def __init__(
+        self, weights: dict[str, Any], pruning: Any, step: Any, end_step: int, variables: Sequence[Any] = ()
+    ) -> None:
         self._weights = weights
         self._pruning = pruning
         self._step = step
         self._end_step = end_step
+        self.variables = variables  # that the zeros to come depend on, beside the weights
 
     def after_step(self) -> None:
         """Choose the zeros again if it is time, and put them back after the optimiser moved them; traceable."""
@@ -83,7 +86,8 @@ def sparsify(model: Any, sparsity: float, total_steps: int, block: int = 1) -> S
     weights = kernels(model)
     step = tf.Variable(0, dtype=tf.int64, trainable=False)
     masked = [(w, tf.Variable(tf.ones_like(w), trainable=False), tf.Variable(0.0)) for w in weights.values()]
-    return Sparsity(weights, Pruning(lambda: step, masked, schedule, (1, block), "AVG"), step, end)
+    pruning = Pruning(lambda: step, masked, schedule, (1, block), "AVG")
+    return Sparsity(weights, pruning, step, end, [step, *(each for _, *own in masked for each in own)])
 
 
 def held(model: Any, moved: Callable[[list[Any]], list[Any]]) -> Sparsity:
