@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -19,8 +19,8 @@ from objectives.deployment.pour import Array, constants, distinct, plain, poured
 from objectives.given import soft_targets, states
 from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
-from objectives.training.distill import Lesson, hidden_states, mean_of, normalised, outputs_of, teacher_logits
-from objectives.training.fit import Graphs, fit
+from objectives.training.distill import Lesson, Outputs, hidden_states, mean_of, normalised, outputs_of, teacher_logits
+from objectives.training.fit import Graphs, fit, served_outputs
 from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
 from spaces.build import Weights, build, put_weights, serving_model, weights_of
 from spaces.genotype import Architecture, Deployment, Genotype, Training
@@ -72,9 +72,9 @@ class _Built:
         return serving_model(self.model, self.signature)
 
     @functools.cached_property
-    def answer(self) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-        """What that gives."""
-        return outputs_of(self.serving)
+    def outputs(self) -> Outputs:
+        """What the model gives, traced once for all validation."""
+        return outputs_of(self.model)
 
 
 def _fresh(architecture: Architecture, signature: Signature, seed: int, accelerator: str) -> _Built:
@@ -137,6 +137,11 @@ class Trained:
         made_with = [version(name) for name in MAKERS]
         return digest(self._genotype.served, self._data.signature, self._bench.training_seed, made_with)
 
+    @property
+    def outputs(self) -> Outputs:
+        """What the model gives with the weights of the moment, before it is served."""
+        return self._built.outputs
+
     def start(self) -> None:
         """Take random weights, always the same."""
         self.weights = self._built.looked_at
@@ -161,7 +166,7 @@ class Trained:
     def answer(self, x: NDArray[Any]) -> NDArray[Any]:
         """What the float Keras model gives."""
         put_weights(self.model, self.weights)
-        return self._built.answer(x)
+        return served_outputs(self._data.signature, self._built.outputs(x))
 
     def lower(self, asked: Deployment) -> bytes:
         """The .tflite of a form with the weights of the moment (`deployment.lower`)."""
@@ -227,6 +232,7 @@ def trained(
         emit=emit,
         rungs=rungs,
         graphs=untrained.graphs,
+        outputs=untrained.outputs,
     )
     if before:
         history["learned"] = learned

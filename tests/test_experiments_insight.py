@@ -131,7 +131,8 @@ def test_what_was_foretold_is_shown_nowhere_as_if_it_had_been_measured(tmp_path)
     told = list(telling(30))
     foretold = replace(told[3], state="infeasible", quality=None, measurement=None, artifact=None, untrained_ms=9.0)
     both = [replace(foretold, stage=stage) for stage in ("untrained", FORETOLD)]
-    assert [[one.costs for one in insight.tried(history(tmp_path, [each]))] for each in both] == [[{"latency": 9.0}], []]
+    shown = [insight.tried(history(tmp_path, [one])) for one in both]
+    assert [[one.costs for one in trials] for trials in shown] == [[{"latency": 9.0}], []]
     assert [child_row(3, one).metrics.get("untrained_ms") for one in both] == [9.0, None]
 
 

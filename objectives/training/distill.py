@@ -140,7 +140,10 @@ def mean_of(kind: str, outputs: Sequence[Array]) -> Array:
     return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(len(logs)), np.float32)
 
 
-def outputs_of(model: Any, batch_size: int = 256) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+Outputs = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+def outputs_of(model: Any, batch_size: int = 256) -> Outputs:
     """A function of raw x [N, time(, features)] that gives the model's outputs; one trace serves every N."""
     shape = tf.TensorSpec([None, *model.inputs[0].shape[1:]], model.inputs[0].dtype)
     strategy = model.distribute_strategy  # a TPU's weights can be read only where they are, so each device answers all

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from objectives.bench import TrainingSpec
 from objectives.task import TASKS
 from objectives.training.accelerator import compiled
-from objectives.training.distill import Lesson, Loss, columns_of, hinted, loss_of, outputs_of, targets_of
+from objectives.training.distill import Lesson, Loss, Outputs, columns_of, hinted, loss_of, outputs_of, targets_of
 from objectives.training.narrow import rounding
 from objectives.training.prune import Sparsity, held, sparsify
 from objectives.training.rungs import Rungs, packed
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from objectives.data import Dataset
 
 Array = NDArray[Any]
+Validate = Callable[[], dict[str, float]]
 
 LEARNED = 0.95
 """The share of a constant predictor's loss that validation must come under before patience counts: recurrent models lie
@@ -50,6 +51,7 @@ def fit(
     emit: Callable[[dict[str, Any]], None] | None = None,
     rungs: Rungs | None = None,
     graphs: Graphs | None = None,
+    outputs: Outputs | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place and leave it with the weights of its best epoch by validation loss; tell how it went.
 
@@ -58,12 +60,13 @@ def fit(
     A training that goes on (`Training.before`) takes the model as it comes, and less time. The same seed on the same
     machine with as many threads gives the same weights. `lesson`: what a teacher says, used where
     `training.distillation` is not 0; its unlabelled sequences are then part of every epoch. At its `rungs` a training
-    is kept and may be stopped; it is taken up at the last one that an earlier try came to. `graphs`: those of earlier
-    trainings of this very model, if it draws no random numbers. Raises CandidateError where the loss is no longer a
-    number, Stopped where a rung ended it. Returns epochs_run, best_epoch (from 1), its loss, validation_loss and
-    validation_metric, metric, learned (the validation error at each rung), realised_sparsity, sparsity_by_matrix,
-    train_s, first_epoch_s (tracing included), epoch_s (median of the others), sequences_per_s (of such an epoch),
-    replicas, and `graph`, how it ran: "plain", "xla", or "plain, for XLA cannot compile it: ...".
+    is kept and may be stopped; it is taken up at the last one that an earlier try came to. `graphs`: those of
+    earlier trainings of this very model, if it draws no random numbers; `outputs`: its `outputs_of`, where there is
+    one. Raises CandidateError where the loss is no longer a number, Stopped where a rung ended it. Returns
+    epochs_run, best_epoch (from 1), its loss, validation_loss and validation_metric, metric, learned (the
+    validation error at each rung), realised_sparsity, sparsity_by_matrix, train_s, first_epoch_s (tracing
+    included), epoch_s (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how it
+    ran: "plain", "xla", or "plain, for XLA cannot compile it: ...".
     """
     if training.before is not None:
         training, spec = _shorter(training, spec)
@@ -78,7 +81,8 @@ def fit(
     traced = graphs.again(dataset, spec, training.learning_rate) if graphs else None
     if traced is None:
         keras.utils.set_random_seed(seed)  # which has TensorFlow forget what it has compiled
-        traced = _traced(model, dataset, columns, training, spec, steps, lesson, quantize_head=quantize_head)
+        validate = _validation(outputs or outputs_of(model), dataset)
+        traced = _traced(model, dataset, columns, training, spec, steps, lesson, validate, quantize_head=quantize_head)
         if graphs:
             graphs.keep(dataset, spec, traced)
     best = _Best(model, LEARNED * _chance(signature, targets_of(signature, dataset.train.y)), spec.patience)
@@ -136,7 +140,7 @@ class _Traced:
     optimizer: Any
     rate: Any
     epoch: _Epoch
-    validate: Callable[[], dict[str, float]]
+    validate: Validate
 
 
 def _traced(
@@ -147,6 +151,7 @@ def _traced(
     spec: TrainingSpec,
     steps: int,
     lesson: Lesson | None,
+    validate: Validate,
     *,
     quantize_head: bool,
 ) -> _Traced:
@@ -165,7 +170,7 @@ def _traced(
     after_step = (sparsity.after_step, narrow.after_step)
     epoch = _Epoch(pupil, columns, loss, moved, after_step, optimizer, steps * spec.epochs)
     variables = [*pupil.variables, *optimizer.variables, *sparsity.variables, *narrow.variables]
-    return _Traced(variables, sparsity, optimizer, rate, epoch, _validation(model, dataset))
+    return _Traced(variables, sparsity, optimizer, rate, epoch, validate)
 
 
 class Graphs:
@@ -334,21 +339,21 @@ def _constants(columns: tuple[Array, ...]) -> list[Any]:
     return found
 
 
-def _validation(model: Any, dataset: Dataset) -> Callable[[], dict[str, float]]:
+def _validation(outputs: Outputs, dataset: Dataset) -> Validate:
     """The loss on labels alone and the task's metric, both of the validation part."""
     signature, (x, y) = dataset.signature, (dataset.validation.x, dataset.validation.y)
-    loss, outputs, targets = loss_of(signature.kind), outputs_of(model), targets_of(signature, y)
+    loss, targets = loss_of(signature.kind), targets_of(signature, y)
 
     def validate() -> dict[str, float]:
         output = outputs(x)
-        score = TASKS[signature.kind].score(y, _served(signature, output))
+        score = TASKS[signature.kind].score(y, served_outputs(signature, output))
         return {"validation_loss": float(loss(targets, output)), "validation_metric": score}
 
     return validate
 
 
-def _served(signature: Signature, output: Array) -> Array:
-    """What the deployed model would give: probabilities, or values in raw units."""
+def served_outputs(signature: Signature, output: Array) -> Array:
+    """What the model gives as it is served (`spaces.build.serving_model`): probabilities, or values in raw units."""
     if signature.kind == "regression":
         return np.asarray(output * np.array(signature.target_std or 1.0) + np.array(signature.target_mean or 0.0))
     exponential = np.exp(output - output.max(axis=-1, keepdims=True))
