@@ -74,7 +74,7 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
         _say_footnotes([*shown(front), *([baseline] if baseline else [])], say)
         if any(_as_good(point, front) for point in shown(front)):
             say(
-                "+ as many points as good in all, within noise; --json has them",
+                "+ as many points as good in all, within noise; --json names them",
                 style="dim",
             )
     _write_beside(summary, to, say)
@@ -142,7 +142,8 @@ def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Consol
     if summary.get("rehearsal"):
         say(REHEARSAL, style="bold")
     ascii_only = say.ascii_only
-    to.print(table({**summary, "front": [point]}, to.width, ascii_only=ascii_only))
+    alone = {**point, "ties": [], "tie_of": None}
+    to.print(table({**summary, "front": [alone]}, to.width, ascii_only=ascii_only))
     for line in gains(point):
         say(line)
 

@@ -16,12 +16,14 @@ fails is one form at one stage; a shared stage fails the group.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,9 @@ LONG_MS = 2.0
 """A call that lasts longer is cut by whatever else runs: such models are measured while other workers stand still."""
 
 LITTLE = 0.5  # of the time that a group has taken: a training that ends within so much more is not stopped
+
+MAKERS = ("tensorflow", "keras", "ai-edge-quantizer", "ai-edge-litert", "brisk-rnn")
+"""What a file and its answers depend on beside weights and form."""
 
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
 
@@ -210,8 +215,16 @@ def _checked(group: Group, content: bytes) -> bytes:
 
 
 def _deploy(group: Group, form: int) -> None:
-    """Make the artifact of one form, and judge the artifact, not the model it was made of."""
-    genotype, data = group.forms[form], group.data
+    """Take the artifact of one form and its quality, which are made once in the life of a home."""
+    artifact, quality = _kept_deployed(group, form) or _deployed(group, form)
+    history, head = group.origin.history, group.bench.quantize_head
+    notes, learned = _notes(group.forms[form], artifact, history, quantize_head=head), tuple(history.get("learned", ()))
+    group.known[form] |= {"artifact": artifact, "quality": quality, "notes": notes, "learned": learned}
+
+
+def _deployed(group: Group, form: int) -> tuple[Artifact, Quality]:
+    """Make the artifact, and judge the artifact, not the model it was made of."""
+    data = group.data
     with group.stage("lower", form):
         artifact = _artifact(group, form, "trained")
     with group.stage("quality", form):
@@ -221,10 +234,29 @@ def _deploy(group: Group, form: int) -> None:
         score, stderr = task.score(data.validation.y, output), task.stderr(data.validation.y, output)
         error = float(np.sqrt(np.mean((output - oracle) ** 2) / np.mean(oracle**2)))
         quality = Quality(task.metric, score, task.error(score), output_error=error, stderr=stderr)
-    history = group.origin.history
-    notes = _notes(genotype, artifact, history, quantize_head=group.bench.quantize_head)
-    learned = tuple(history.get("learned", ()))
-    group.known[form] |= {"artifact": artifact, "quality": quality, "notes": notes, "learned": learned}
+    if group.origin.trained_as:
+        record = {"artifact": to_json(artifact), "quality": to_json(quality)}
+        group.cache.keep_record("deployed", _deployed_key(group, form), record, lasting=False)
+    return artifact, quality
+
+
+@functools.cache  # looked up in files
+def _made_with() -> list[str]:
+    return [version(name) for name in MAKERS]
+
+
+def _deployed_key(group: Group, form: int) -> str:
+    return digest(group.origin.trained_as, group.forms[form].deployment, group.bench.quantize_head, _made_with())
+
+
+def _kept_deployed(group: Group, form: int) -> tuple[Artifact, Quality] | None:
+    """What the cache has of a form with these trained weights, if the file is there whole."""
+    if not group.origin.trained_as or (kept := group.cache.record("deployed", _deployed_key(group, form))) is None:
+        return None
+    with contextlib.suppress(ValidationError, KeyError):  # of an older brisk
+        artifact, quality = from_json(Artifact, kept["artifact"]), from_json(Quality, kept["quality"])
+        return (artifact, quality) if group.cache.content(artifact.sha256) else None
+    return None
 
 
 def _answers(group: Group, path: Path) -> NDArray[Any]:
@@ -302,7 +334,8 @@ def _sitting(
 ) -> list[Measurement | MeasureFailure]:
     """Measure the forms' artifacts in one sitting; a figure of the same bytes, device and conditions is reused.
 
-    The event that it begins says with "quiet" whether others should stand still meanwhile.
+    The event that it begins says with "quiet" whether others should stand still meanwhile; of what is looked at for
+    the first time nobody knows yet that it is long.
     """
     tool = device(group.bench.device)
     fingerprint = tool.fingerprint(conditions)

@@ -30,7 +30,7 @@ class Foreign(ABC):
     """What `objectives.origin.Origin` asks of a model that is there; where it comes from is the subclasses' affair."""
 
     remedy: str  # where the stock converter refuses it
-    blueprint = ""
+    blueprint = trained_as = ""
 
     def __init__(self, data: Dataset, file: ModelFile) -> None:
         self.history: dict[str, Any] = {}

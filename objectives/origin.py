@@ -24,6 +24,10 @@ class Origin(Protocol):
     def blueprint(self) -> str:
         """Names what the file of an untrained model depends on, but for its form; "" where that is not known."""
 
+    @property
+    def trained_as(self) -> str:
+        """Names the trained weights by all they depend on; "" where that is not known."""
+
     def start(self) -> None:
         """Take the weights that training begins with."""
 

@@ -20,7 +20,7 @@ from objectives.given import soft_targets, states
 from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
 from objectives.training.distill import Lesson, Outputs, hidden_states, mean_of, normalised, outputs_of, teacher_logits
-from objectives.training.fit import Graphs, fit, served_outputs
+from objectives.training.fit import Graphs, fit, served_outputs, shorter
 from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
 from spaces.build import Weights, build, put_weights, serving_model, weights_of
 from spaces.genotype import Architecture, Deployment, Genotype, Training
@@ -142,6 +142,12 @@ class Trained:
         """What the model gives with the weights of the moment, before it is served."""
         return self._built.outputs
 
+    @functools.cached_property
+    def trained_as(self) -> str:
+        """Names the trained weights."""
+        teachers = _teachers_of(self._bench, self._genotype)
+        return training_key(self._bench, self._data, self._genotype, teachers)
+
     def start(self) -> None:
         """Take random weights, always the same."""
         self.weights = self._built.looked_at
@@ -218,8 +224,9 @@ def trained(
     lesson = _lesson(bench, data, teachers, emit) if teachers else None
     untrained = untrained or Trained(bench, data, genotype)
     put_weights(untrained.model, begun or untrained.beginning)  # last: what went before may have trained this model
-    task, epochs = TASKS[data.signature.kind], epochs_of(bench.training.rungs, bench.training.epochs)
+    task, spec = TASKS[data.signature.kind], shorter(genotype.training, bench.training)[1]
     asking = never_stopped if before else goes_on  # the training before was the one to ask
+    epochs = epochs_of(spec.rungs, spec.epochs)
     rungs = Rungs(epochs, lambda told: task.error(told["validation_metric"]), asking, cache, key)
     history = fit(
         untrained.model,

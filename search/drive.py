@@ -109,8 +109,8 @@ class _Driver:
         return self._wind_down.is_set()
 
     def prepare(self) -> None:
-        """Have the data read and checked, before anything is trained; a worker that dies of it is replaced once. It has
-        as long as a group.
+        """Have the data read and checked, before anything is trained; a worker that crashes is replaced once. It has as
+        long as a group.
         """
         for lane in self._lanes[1:]:
             lane.warming = True
@@ -135,7 +135,8 @@ class _Driver:
             raise what
         if what.kind == "crashed" and tries > 1:
             return self._prepared(tries - 1)
-        raise ChildDied(what.kind, f"the worker that reads and checks the data {what.reason}") from what
+        longer = "; [search] trial_timeout gives it longer" if what.kind == "timeout" else ""
+        raise ChildDied(what.kind, f"the worker that reads and checks the data {what.reason}{longer}") from what
 
     def baseline(self) -> None:
         """Evaluate the baseline first, under no bound: a slow one is what the study is for.

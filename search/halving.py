@@ -2,7 +2,8 @@
 
 Candidates that came to a rung are ranked as NSGA-II ranks (Deb et al. 2002): by front, and within a front by crowding
 distance. Inside a rung the better half goes on (asynchronous successive halving: Li et al. 2018, arXiv 1810.05934), and
-whatever nothing dominates: latency and size are known before training, and a fast model may learn slowly.
+whatever nothing dominates: latency and size are known before training, and a fast model may learn slowly. A stopped
+training is not promoted when its rung fills later (the stopping variant); whoever asks for it again takes it up.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def disk_trouble_told(home: Path) -> Iterator[None]:
 
 def connection(path: Path) -> sqlite3.Connection:
     """With a write-ahead log a commit costs no wait for the disk: a killed process loses nothing, a machine that loses
-    its power at most the last trials, never the file. Raises StudyError where the file is no database.
+    its power what came after `on_disk`, never the file. Raises StudyError where the file is no database.
     """
     connection = sqlite3.connect(path, timeout=STORAGE_TIMEOUT_S, check_same_thread=False)
     try:
@@ -72,3 +72,9 @@ def connection(path: Path) -> sqlite3.Connection:
             "--home"
         ) from None
     return connection
+
+
+def on_disk(path: Path) -> None:
+    """Wait till the disk has what was committed to a database so far."""
+    with contextlib.suppress(FileNotFoundError), open(path.with_name(f"{path.name}-wal"), "rb") as log:
+        os.fsync(log.fileno())

@@ -25,8 +25,8 @@ from objectives.outcome import FORETOLD, Outcome
 from search.crashes import Crashes
 from search.ensemble import best
 from search.front import over_bound, violations
-from search.history import BESIDE, History, Plan, assembled, clock_of, known_bench, known_space
-from search.lock import locked
+from search.history import BESIDE, History, Plan, assembled, clock_of, database, known_bench, known_space
+from search.lock import locked, on_disk
 from search.opening import opened, take_plan
 from search.prior import Prior, fitted
 from search.samplers import AUTO, SeededSampler, named
@@ -73,7 +73,7 @@ class Study:
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
         self._prior: tuple[int, Prior | None] | None = None  # fitted to so many outcomes
-        self._struck: set[int] = set()  # trials that were at work when the last session's driver was killed
+        self._struck: dict[str, int] = {}  # how often a trial was at work when a driver was killed, by its number
 
     @classmethod
     def start(cls, home: Path, name: str, plan: Plan) -> Study:
@@ -198,9 +198,10 @@ class Study:
 
     def keep_clock(self, clock: Mapping[str, Any], at_work: Sequence[int] = ()) -> None:
         """Keep how long the study has run so far, over all its sessions, and why this one ended; or, while it runs,
-        which trials are at work.
+        which trials are at work. All that was told is on the disk then.
         """
-        self._optuna.set_user_attr("clock", {**self.clock, **clock, "at_work": [*at_work]})
+        self._optuna.set_user_attr("clock", {**self.clock, **clock, "at_work": [*at_work], "struck": self._struck})
+        on_disk(database(self.home))
 
     # What to try next ------------------------------------------------------------------------------------------------
 
@@ -304,7 +305,8 @@ class Study:
     def _twin(self, genotype: Genotype) -> int | None:
         """The trial of the same candidate, or of its model trained at nearly its rate, which would tell nothing new."""
         found = tried(self._outcomes.values(), self._asked.values(), alone=self._alone)
-        first = found.get(likeness(genotype, alone=self._alone), genotype)
+        like_it = (found.get(likeness(genotype, alone=alone)) for alone in (False, True))
+        first = next(filter(None, like_it), genotype)
         if first.group == genotype.group or genotype in self._beginning:
             first = genotype
         return self._known.get(first.key)
@@ -476,7 +478,11 @@ class Study:
 
     def _recall(self) -> None:
         """Take up what the storage has; finish telling what was told half."""
-        self._struck = set(self._optuna.user_attrs.get("clock", {}).get("at_work", ()))
+        kept_clock: dict[str, Any] = self._optuna.user_attrs.get("clock", {})
+        self._struck = {**kept_clock.get("struck", {})}
+        if at_work := kept_clock.get("at_work"):  # the last session was killed, then
+            self._struck |= {str(number): self._struck.get(str(number), 0) + 1 for number in at_work}
+            self.keep_clock({})
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
@@ -512,11 +518,9 @@ class Study:
 
     def _without_suspects(self, groups: list[Group]) -> list[Group]:
         """Those that are to be gone on with: what was at work too often when a driver was killed is given up."""
-        before: dict[str, int] = self._optuna.user_attrs.get("struck", {})
-        times = {str(number): before.get(str(number), 0) + 1 for number in sorted(self._struck)}
-        if self._struck:
-            self._optuna.set_user_attr("struck", before | times)
-        suspects = [group for group in groups if any(times.get(str(one), 0) >= PATIENCE for one in group.numbers)]
+        suspects = [
+            group for group in groups if any(self._struck.get(str(one), 0) >= PATIENCE for one in group.numbers)
+        ]
         for group in suspects:
             self._give_up(group)
         return [group for group in groups if group not in suspects]

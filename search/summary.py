@@ -12,7 +12,7 @@ from objectives.outcome import Outcome
 from objectives.task import TASKS
 from search.batches import curve, forms
 from search.economy import economy
-from search.front import RULES, front, hypervolume, led, pick, tied, violations
+from search.front import RULES, dominates, front, hypervolume, led, pick, tied, violations
 from search.gains import compression, seeds_of, twins_of
 from search.health import advice, health
 from search.history import History
@@ -245,11 +245,25 @@ def _points(history: History, names: Sequence[int | str]) -> list[dict[str, Any]
     """The POINTs of a front, the fastest first; of those that tie, one stands for the others: what a rule of `--pick`
     takes, so that it is always seen, else the fastest.
     """
-    beaten = [name for name in _finished(history, final=True) if name not in names] if history.finals else []
-    points = [point_of(history, name, [*names, *beaten]) for name in names]
+    points = [point_of(history, name, names) for name in names]
+    for name, by in _beaten(history, names).items():
+        points[by]["ties"].append(name)
     picked = [pick(points, rule)["trial"] for rule in RULES] if points else []
     of = led(list(dict.fromkeys([*picked, *names])), {point["trial"]: point["ties"] for point in points})
     return [point | {"tie_of": of[point["trial"]]} for point in points]
+
+
+def _beaten(history: History, names: Sequence[int | str]) -> dict[int | str, int]:
+    """What noise alone keeps off a front that was measured again, and the place in it of the first that beats it."""
+    found = {}
+    costs = {name: _costs(history, latest(history, name)) for name in names}
+    rest = {name: one for name, one in _finished(history, final=True).items() if name not in costs}
+    for name, outcome in rest.items() if history.finals else ():
+        mine = _costs(history, outcome)
+        by = [place for place, other in enumerate(names) if dominates([*costs[other].values()], [*mine.values()])]
+        if by and all(_tied(mine, outcome, history, latest(history, names[place])) for place in by):
+            found[name] = by[0]
+    return found
 
 
 def point_of(history: History, name: int | str, others: Sequence[int | str] = ()) -> dict[str, Any]:

@@ -71,11 +71,10 @@ def proposed(
     for _ in range(POOL):
         like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
         drawn = space.sample(_Drawn(like, luck), signature, **teaching)
-        if (like_it := likeness(drawn, alone=alone)) not in known:
-            served = (
-                [drawn.deployment] if alone else space.deployments(drawn.architecture, signature, drawn.training.qat)
-            )
-            pool[like_it] = [replace(drawn, deployment=form) for form in served]
+        served = (drawn.deployment,) if alone else space.deployments(drawn.architecture, signature, drawn.training.qat)
+        new = [form for form in served if not {(drawn.alike, form), (drawn.alike, None)} & known.keys()]
+        if new:
+            pool[likeness(drawn, alone=alone)] = [replace(drawn, deployment=form) for form in new]
     if not pool:
         return None
     candidates = [form for forms in pool.values() for form in forms]
@@ -90,20 +89,21 @@ def proposed(
     return candidates[int(forms[gains[forms].sum(axis=1).argmax()])]
 
 
-def likeness(genotype: Genotype, *, alone: bool) -> tuple[str, Deployment | None]:
-    """Names what is known once a candidate was tried: its model in all forms, or with `alone` in this one."""
+Likeness = tuple[str, Deployment | None]
+"""Names a model, at about this rate, in one form or in all."""
+
+
+def likeness(genotype: Genotype, *, alone: bool) -> Likeness:
+    """What a candidate stands for: its model in all forms, or with `alone` in this one."""
     return genotype.alike, genotype.deployment if alone else None
 
 
-def tried(
-    outcomes: Iterable[Outcome], under_way: Iterable[Genotype], *, alone: bool
-) -> dict[tuple[str, Deployment | None], Genotype]:
-    """What was tried, or is to be, the first of each `likeness`. What failed may do better at another rate, and what
-    was foretold to be hopeless in another form.
-    """
-    found: dict[tuple[str, Deployment | None], Genotype] = {}
-    told = (one.genotype for one in outcomes if one.state != "failed" and one.stage != FORETOLD)
-    for genotype in (*told, *under_way):
+def tried(outcomes: Iterable[Outcome], under_way: Iterable[Genotype], *, alone: bool) -> dict[Likeness, Genotype]:
+    """What was tried, or is to be, the first of each `likeness`. What was foretold, was so in one form."""
+    found: dict[Likeness, Genotype] = {}
+    for one in outcomes:
+        found.setdefault(likeness(one.genotype, alone=alone or one.stage == FORETOLD), one.genotype)
+    for genotype in under_way:
         found.setdefault(likeness(genotype, alone=alone), genotype)
     return found
 
@@ -131,7 +131,7 @@ def _foretold(
     x = columns([*(outcome.genotype for outcome in done), *candidates], squares=False)
     served = [place for place, name in enumerate(objectives) if name != "quality"]
     found = np.empty((len(candidates), len(objectives)))
-    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(np.maximum(costs[:, served], TINY)), x[len(done) :])[0])
+    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(_floored(costs[:, served])), x[len(done) :])[0])
     known = {(one.genotype.served, one.genotype.deployment): np.array(_costs(one, objectives)) for one in told}
     for row, candidate in zip(found, candidates, strict=True):
         # A graph that is foretold to be faster than it was would be taken for a gain again and again.
@@ -203,9 +203,12 @@ def _distances(a: Floats, b: Floats) -> Floats:
 
 
 def _floored(values: Any) -> Floats:
-    """Above 0: an error may be none, and memory unknown to the kernel."""
+    """With something in place of 0, no more than the least of the others: an error may be none, and memory unknown to
+    the kernel.
+    """
     given = np.asarray(values, dtype=np.float64)
-    floored: Floats = np.maximum(given, np.maximum(1e-3 * given.max(axis=0), TINY))
+    least = np.minimum(1e-3 * given.max(axis=0), np.where(given > 0, given, np.inf).min(axis=0))
+    floored: Floats = np.maximum(given, np.maximum(least, TINY))
     return floored
 
 

@@ -77,10 +77,14 @@ def near_the_front(candidates: Mapping[Key, Outcome], objectives: Sequence[str])
 
 
 def _at_end(outcome: Outcome, end: int) -> Costs:
-    """The costs of a candidate at the lower or the upper end of its latency's interval."""
-    measured = outcome.measurement
-    moved = replace(outcome, measurement=replace(measured, median_ms=measured.ci_ms[end])) if measured else outcome
-    return {name: row.read(moved) for name, row in OBJECTIVES.items()}
+    """The costs of a candidate at the lower or the upper end of its latency's interval, or of its noise from sitting to
+    sitting where that is wider.
+    """
+    measured, noise = outcome.measurement, OBJECTIVES["latency"].noise
+    if measured:
+        ends = [*measured.ci_ms, measured.median_ms * (1 - noise), measured.median_ms * (1 + noise)]
+        outcome = replace(outcome, measurement=replace(measured, median_ms=(min, max)[end](ends)))
+    return {name: row.read(outcome) for name, row in OBJECTIVES.items()}
 
 
 def _all_known(costs: Iterable[Costs], objectives: Sequence[str]) -> list[list[float]]:

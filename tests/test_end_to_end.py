@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import psutil
 import pytest
 
 SPEC = """
@@ -134,6 +135,8 @@ def test_mlflow_shows_the_study(study: Path) -> None:
     trials = [tag for tag in tags if tag.get("brisk.kind") == "trial"]
     front = {str(point["trial"]) for point in shown(study)["front"]}
     assert len(trials) == 9 + 1  # and the baseline
+    (page,) = (study / "home").rglob("front.html")
+    assert "Which parameters matter" in page.read_text(encoding="utf-8")
     assert {tag["brisk.trial"] for tag in trials if tag["brisk.pareto"] == "true"} == front
 
 
@@ -287,8 +290,31 @@ def test_ctrl_c_keeps_everything_and_a_second_run_goes_on(tmp_path: Path) -> Non
         assert time.monotonic() - started < 30
     assert "kept" in said
     assert "Traceback" not in said
+    shown = json.loads(brisk("show", "digits-rows-rehearsal", "--json", "--home", str(tmp_path), home=tmp_path).stdout)
+    assert (shown["final"], shown["ended"]) == (True, "interrupted")
     again = brisk(*arguments, "--json", home=tmp_path)
     assert sum(json.loads(again.stdout.splitlines()[-1])["counts"].values()) == 200
+
+
+@pytest.mark.parametrize("struck", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)])
+def test_a_second_ctrl_c_ends_a_study_at_once_and_so_does_a_signal_to_terminate(
+    tmp_path: Path, struck: tuple[signal.Signals, ...]
+) -> None:
+    arguments = ["run", "digits-rows", "--rehearse", "--trials", "300", "--home", str(tmp_path)]
+    with begun(arguments, "[5/") as (running, telling):
+        children = psutil.Process(running.pid).children(recursive=True)
+        started = time.monotonic()
+        for one in struck:
+            running.send_signal(one)
+            time.sleep(0.05)
+        said = telling.read()
+        assert running.wait(timeout=60) == 130
+        assert time.monotonic() - started < 15
+    assert children
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert "Traceback" not in said
+    again = brisk(*arguments, "--json", home=tmp_path)
+    assert sum(json.loads(again.stdout.splitlines()[-1])["counts"].values()) == 300
 
 
 def test_of_two_commands_on_a_study_the_second_is_refused_and_on_a_home_both_go_on(tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ def test_of_points_that_tie_one_is_shown_and_how_many_it_stands_for():
     out = io.StringIO()
     report.write_point({**summary, "front": tied}, tied[1], Console(file=out, width=120))
     assert f"\n{second['trial']:>5} " in out.getvalue()  # a point that was asked for is always shown
+    report.write_point({**summary, "front": tied}, beaten[0], Console(file=out, width=120))
+    assert " ties" not in out.getvalue()
 
 
 def test_a_validation_figure_has_its_standard_error_where_that_is_known():

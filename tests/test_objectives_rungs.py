@@ -87,6 +87,20 @@ def test_one_that_zeroes_or_rounds_weights_goes_on_as_if_it_never_had_been_stopp
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_another_study_with_other_rungs_goes_on_from_there_where_it_knows_what_was_learned(tmp_path: Path) -> None:
+    def of(*epochs: int) -> Rungs:
+        return replace(rungs(tmp_path, {}, []), epochs=epochs)
+
+    for epochs, left, learned in (((4, 5), [5, 6], 2), ((2,), [5, 6], 1), ((3,), [1, 2, 3, 4, 5, 6], 1)):
+        with pytest.raises(Stopped) as stopped:
+            trained(rungs=rungs(tmp_path, {1: "behind others"}, []))
+        _, history, heard = trained(rungs=of(*epochs))
+        assert [event["epoch"] for event in heard] == left
+        assert len(history["learned"]) == learned
+        known = dict(zip((2, 4), stopped.value.learned, strict=True))
+        assert all(known.get(at, error) == error for at, error in zip(epochs, history["learned"], strict=True))
+
+
 def test_what_was_kept_of_another_model_or_torn_is_not_taken_up(tmp_path: Path) -> None:
     asked: list[tuple[int, int, float]] = []
     with pytest.raises(Stopped):

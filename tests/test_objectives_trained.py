@@ -16,6 +16,7 @@ from objectives.data import load
 from objectives.latency.devices.fake import Fake
 from objectives.outcome import Measurement
 from objectives.rehearsal import invented
+from objectives.training.rungs import Stopped
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import to_json
 from spaces.signature import Signature
@@ -60,6 +61,12 @@ def test_a_sitting_tells_of_itself_under_its_own_stage(tmp_path: Path) -> None:
     assert isinstance(evaluate._sitting(group, [0], "untrained", conditions)[0], Measurement)
     assert {event["stage"] for event in heard} == {"untrained"}
     assert [event["detail"] for event in heard] == ["waiting", "measured"]
+    assert not any(event.get("quiet") for event in heard)
+    for threads, look_ms in ((2, 0.1), (1, 5.0)):  # others stand still for several threads, and for what is long
+        heard.clear()
+        group.looks = {1: SimpleNamespace(median_ms=look_ms)}
+        evaluate._sitting(group, [0], "measure", replace(conditions, threads=threads, timeout_s=look_ms))
+        assert [event.get("quiet") for event in heard] == [True, None]
     assert group.cache.record("reference", Fake().fingerprint(conditions))
 
 
@@ -118,6 +125,72 @@ def test_stages_of_training_go_on_from_each_other_and_are_shared(tmp_path: Path)
     headed = replace(where, quantize_head=True)
     assert not trained.Trained(headed, data, narrow).recall()  # its head must be trained for narrow weights too
     assert trained.Trained(headed, data, cut).recall()
+
+
+def test_what_is_stopped_is_taken_up_from_the_cache_and_what_follows_knows_its_rungs(tmp_path: Path) -> None:
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=TrainingSpec(epochs=10, batch_size=64))
+    data, begun = load(where.task, seed=where.seed, root=""), Cache(tmp_path).folder / "begun"
+    plain = Genotype(Architecture("simple_rnn", 8), Training(1e-2), Deployment("loop"))
+    narrow = replace(plain, training=replace(plain.training, qat="8"))
+    epochs: list[int] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "epoch":
+            epochs.append(event["epoch"])
+
+    with pytest.raises(Stopped, match="behind") as stopped:
+        trained.trained(where, data, narrow, emit, lambda rung, *_: "behind others" if rung == 1 else "")
+    assert epochs == [1, 2, 3, 4, 5]
+    assert len(list(begun.glob("*.npz"))) == 1
+    asked: list[int] = []
+    _, history = trained.trained(where, data, narrow, emit, lambda rung, *_: asked.append(rung) or "")
+    assert epochs[5:] == [6, 7, 8, 9, 10, 1, 2, 3]  # then those on rounded weights, of which nobody asks
+    assert asked == [1]
+    assert tuple(history["learned"]) == stopped.value.learned
+    assert not list(begun.glob("*.npz"))
+
+
+def test_two_studies_of_a_home_share_every_stage(tmp_path: Path) -> None:
+    data_of = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=TrainingSpec(epochs=2), device="fake")
+    first = replace(data_of, training=replace(data_of.training, rungs=(0.5,)))
+    forms = [Genotype(Architecture("mingru", 8), Training(1e-2), Deployment("loop", 4, bits)) for bits in ("32", "8")]
+    found = []
+    for where in (first, replace(data_of, bounds={"latency": 1e3}), replace(data_of, quantize_head=True)):
+        heard: list[dict[str, Any]] = []
+        evaluate.evaluate(to_json(where), [to_json(form) for form in forms], heard.append, lambda question: "")
+        stages = {(event["stage"], event.get("detail", "")) for event in heard if event["event"] == "stage"}
+        epochs = sum(event["event"] == "epoch" for event in heard)
+        outcomes = [event["outcome"] for event in heard if event["event"] == "outcome"]
+        assert [outcome["state"] for outcome in outcomes] == ["complete", "complete"]
+        figures = [(one["artifact"], one["quality"], one["learned"]) for one in outcomes]
+        found.append((epochs, ("lower", "trained") in stages, ("quality", "") in stages, figures))
+    (*whole, known), (*again, same), (*headed, _) = found
+    assert whole == [2, True, True]
+    assert again == [0, False, False]
+    assert same == known
+    assert headed == [0, True, True]  # its files are others
+    for artifact in (tmp_path / "cache" / "artifacts").glob("*"):
+        artifact.write_bytes(b"torn")
+    heard = []
+    evaluate.evaluate(to_json(data_of), [to_json(form) for form in forms], heard.append, lambda question: "")
+    assert [event["outcome"]["artifact"] for event in heard if event["event"] == "outcome"] == [
+        one for one, *_ in known
+    ]
+
+
+def test_another_seed_is_another_training_of_the_same_data(tmp_path: Path) -> None:
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=TrainingSpec(epochs=1))
+    one = Genotype(Architecture("simple_rnn", 4), Training(1e-2), Deployment("loop"))
+    found = {}
+    for repeat in (0, 1, 0):
+        again = replace(where, repeat=repeat)
+        data = load(again.task, seed=again.seed, root="")
+        weights, _ = trained.trained(again, data, one, lambda event: None)
+        found.setdefault(repeat, []).append((data.digest, weights["layer1"][0]))
+    (first, mine), (_, kept), (second, other) = *found[0], *found[1]
+    assert first == second
+    np.testing.assert_array_equal(mine, kept)
+    assert (mine != other).any()
 
 
 def weights_by_rate(at: Path, *rates: float, alpha: float = 0.0) -> dict[float, list[np.ndarray[Any, Any]]]:

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import TPESampler
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from search import samplers
 from search.samplers import SAMPLERS, SeededSampler, named
@@ -37,6 +37,25 @@ def test_a_draw_does_not_depend_on_where_an_earlier_one_stopped(name: str) -> No
     draws = [half_drawn(SeededSampler(named(name), 5), stop) for stop in (0, 1, 2)]
     assert draws[0] == draws[1] == draws[2]
     assert half_drawn(SeededSampler(named(name), 6), 0) != draws[0]
+
+
+def test_tpe_learns_of_what_was_stopped_though_it_has_no_values() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    line = FloatDistribution(0, 1)
+
+    def share_near(stopped: int) -> float:
+        """Of the draws, those where the stopped ones were: in the middle of the points that nothing dominates."""
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=SeededSampler(named("tpe"), 3))
+        for x in (step / 40 for step in range(40)):
+            values = [abs(x - 0.3), abs(x - 0.7)]
+            study.add_trial(create_trial(values=values, params={"x": x}, distributions={"x": line}))
+        for step in range(stopped):
+            at = {"x": 0.45 + 0.1 * step / stopped}
+            study.add_trial(create_trial(state=TrialState.PRUNED, params=at, distributions={"x": line}))
+        drawn = [study.ask().suggest_float("x", 0, 1) for _ in range(100)]
+        return sum(abs(x - 0.5) < 0.06 for x in drawn) / len(drawn)
+
+    assert share_near(40) < 0.5 * share_near(0)
 
 
 def test_siblings_belong_to_the_genetic_population() -> None:

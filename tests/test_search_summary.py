@@ -196,6 +196,11 @@ def test_what_is_beaten_by_no_more_than_noise_is_told_beside_what_beats_it(tmp_p
     told = {number: near(tmp_path, 16, error, ms, 20.0) for number, (error, ms) in enumerate(figures)}
     (best,) = summarise(study(tmp_path, dict(told), finals=dict(told)))["front"]
     assert (best["trial"], best["ties"]) == (0, [1])
+    told[3] = near(tmp_path, 16, 0.060, 0.99, 20.0)  # which 1 ties with too
+    told[4] = near(tmp_path, 16, 0.040, 1.00, 20.0)  # which beats 1 by more than that
+    front = summarise(study(tmp_path, dict(told), finals=dict(told)))["front"]
+    assert [(point["trial"], point["ties"]) for point in front] == [(3, []), (4, [])]
+    del told[3], told[4]
     (searched,) = summarise(study(tmp_path, dict(told)))["front"]  # they were not measured together yet
     assert searched["ties"] == []
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,17 +101,18 @@ def test_what_is_under_way_is_not_proposed_again_at_another_rate(tmp_path: Path)
         assert other.architecture != one.architecture
 
 
-def test_what_failed_or_was_foretold_keeps_nothing_else_from_being_tried(tmp_path: Path) -> None:
+def test_a_model_is_known_in_all_its_forms_and_what_was_foretold_in_its_own(tmp_path: Path) -> None:
+    def known(found: Mapping[Any, Genotype]) -> list[bool]:
+        return [bool({likeness(each, alone=alone) for alone in (False, True)} & found.keys()) for each in (near, other)]
+
     one, *_ = told(tmp_path, 1)
     near = replace(one.genotype, training=Training(one.genotype.training.learning_rate * 1.01))
     other = replace(near, deployment=Deployment("loop", 1, "32"))
-    for state, stage, known in (
-        ("complete", "", True), ("stopped", "train", True), ("failed", "train", False), ("infeasible", FORETOLD, False)
-    ):  # fmt: skip
-        found = tried([replace(one, state=state, stage=stage)], [], alone=False)
-        assert [likeness(each, alone=False) in found for each in (near, other)] == [known, known], (state, stage)
-    found = tried([], [one.genotype], alone=True)
-    assert [likeness(each, alone=True) in found for each in (near, other)] == [True, False]
+    for state, stage in (("complete", ""), ("stopped", "train"), ("failed", "train"), ("infeasible", "untrained")):
+        assert known(tried([replace(one, state=state, stage=stage)], [], alone=False)) == [True, True]
+    assert known(tried([replace(one, state="infeasible", stage=FORETOLD)], [], alone=False)) == [True, False]
+    assert known(tried([], [one.genotype], alone=False)) == [True, True]
+    assert known(tried([], [one.genotype], alone=True)) == [True, False]
 
 
 def test_a_model_is_proposed_again_in_another_form_where_its_forms_go_their_own_way(tmp_path: Path) -> None:
@@ -124,3 +127,9 @@ def test_a_model_is_proposed_again_in_another_form_where_its_forms_go_their_own_
     other = proposed(outcomes, [], space, SIGNATURE, NAMES, 0, {}, alone=True)
     assert other
     assert other.deployment.bits == "32"
+
+
+def test_what_is_none_at_all_counts_as_the_least_there_is() -> None:
+    """A model may take no memory that the kernel tells of, and an error be 0; others of a wide range stay apart."""
+    found = surrogate._floored([[0.0, 0.0, 1.0], [20.0, 5.0, 1e-6], [40.0, 0.0, 1e3]])
+    assert found.tolist() == [[0.04, 0.005, 1.0], [20.0, 5.0, 1e-6], [40.0, 0.005, 1e3]]

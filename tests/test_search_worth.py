@@ -56,6 +56,12 @@ def test_what_nothing_beats_beyond_the_noise_is_measured_at_the_end(tmp_path: Pa
         "refused": replace(finished(tmp_path, 0.01, 0.1, 1.0), state="infeasible"),
     }
     assert near_the_front(told, NAMES) == ["front", "as fast", "better"]
+    sure = finished(tmp_path, 0.2, 1.15, 20.0)
+    assert sure.measurement
+    narrow = replace(sure, measurement=replace(sure.measurement, ci_ms=(1.149, 1.151)))
+    assert "narrow" not in near_the_front(told | {"narrow": narrow}, NAMES)
+    slow = replace(narrow, measurement=replace(narrow.measurement, median_ms=1.12, ci_ms=(1.119, 1.121)))
+    assert "slow" in near_the_front(told | {"slow": slow}, NAMES)  # 3 % less would be as fast: sittings differ so much
 
 
 def test_a_training_is_held_against_those_that_are_over_and_those_that_are_not(tmp_path: Path) -> None:
@@ -96,7 +102,9 @@ def _front(found: history.History) -> list[Any]:
     return front_of(found)
 
 
-def test_a_kind_that_killed_twice_is_not_tried_again_in_the_home(tmp_path: Path) -> None:
+def test_a_kind_that_killed_twice_is_not_tried_again_in_the_home_with_these_tools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crashes, wide = Crashes(tmp_path), replace(GRU, architecture=Architecture("gru", 64))
     crashes.died(GRU, "lower", "died by signal 11 (SIGSEGV)")
     crashes.died(GRU, "train", "of another cause")
@@ -104,6 +112,10 @@ def test_a_kind_that_killed_twice_is_not_tried_again_in_the_home(tmp_path: Path)
     crashes.died(GRU, "lower", "died by signal 11 (SIGSEGV)")
     assert Crashes(tmp_path).known(wide) == "not tried: 2 like it failed, the last of which died by signal 11 (SIGSEGV)"
     assert crashes.known(replace(GRU, deployment=Deployment("loop", 4, "32"))) == ""
+    with monkeypatch.context() as newer:
+        newer.setattr("search.crashes._versions", lambda: ["another"])
+        assert crashes.known(wide) == ""
+    assert crashes.known(wide)
     crashes.well(wide)
     assert crashes.known(GRU) == ""
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -112,14 +113,29 @@ def main() -> int:
     if not asked.untimed:
         kept["timed"] = timed(AUTO)
         _keep(kept)
-    late = [
-        trials
-        for trials, most in PROMISED_MS.items()
-        if kept.get("timed", {}).get(str(trials), {}).get("wall_ms", most) > most
-    ]
-    for trials in late:
-        print(f"MISSED at {trials} trials, promised {PROMISED_MS[trials]:g} ms")
-    return int(bool(late))
+    missed = [*_behind(kept["runs"]), *_late(kept.get("timed", {}))]
+    for one in missed:
+        print(f"MISSED {one}")
+    return int(bool(missed))
+
+
+def _behind(runs: dict[str, dict[str, list[float]]]) -> Iterator[str]:
+    """Where the default has less than another sampler by more than two standard errors of their difference."""
+    for (name, found), (place, budget) in product(runs.items(), enumerate(BUDGETS)):
+        where, _, sampler = name.rpartition(": ")
+        theirs, mine = ([one[place] for one in each.values()] for each in (found, runs[f"{where}: {AUTO}"]))
+        error = math.hypot(*(statistics.stdev(one) / math.sqrt(len(one)) for one in (theirs, mine) if len(one) > 1))
+        behind = statistics.mean(theirs) - statistics.mean(mine)
+        if behind > 2 * error:
+            yield f"{where} at {budget}: {sampler} has {behind:.2f} more than the default, +- {error:.2f}"
+
+
+def _late(found: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Where asking and telling took longer than promised, or was not timed."""
+    for trials, most in PROMISED_MS.items():
+        took = found.get(str(trials), {}).get("wall_ms", math.inf)
+        if took > most:
+            yield f"asking and telling at {trials} trials: {took:g} ms, promised {most:g}"
 
 
 def _keep(kept: dict[str, Any]) -> None:

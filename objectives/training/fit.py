@@ -68,8 +68,7 @@ def fit(
     included), epoch_s (median of the others), sequences_per_s (of such an epoch), replicas, and `graph`, how it
     ran: "plain", "xla", or "plain, for XLA cannot compile it: ...".
     """
-    if training.before is not None:
-        training, spec = _shorter(training, spec)
+    training, spec = shorter(training, spec)
     started = time.perf_counter()
     signature, columns = dataset.signature, columns_of(dataset, training, lesson)
     replicas = model.distribute_strategy.num_replicas_in_sync
@@ -230,8 +229,10 @@ class _Best:
         self.told, self.epoch, self.weights = begun["told"], begun["best_epoch"], begun["best"]
 
 
-def _shorter(training: Training, spec: TrainingSpec) -> tuple[Training, TrainingSpec]:
-    """What is left of rate and epochs for a training that goes on from another."""
+def shorter(training: Training, spec: TrainingSpec) -> tuple[Training, TrainingSpec]:
+    """What is left of rate and epochs for a training that goes on from another; all of them for one that begins."""
+    if training.before is None:
+        return training, spec
     rate, share = QAT if training.qat else PRUNED
     epochs = math.ceil(spec.epochs * share)
     return replace(training, learning_rate=training.learning_rate * rate), replace(spec, epochs=epochs)

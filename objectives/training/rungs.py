@@ -64,11 +64,13 @@ class Rungs:
         best = [kept[name] for name in sorted(kept) if name.startswith("best")]
         values = [kept[name] for name in sorted(kept) if name.startswith("now")]
         shapes = [tuple(variable.shape) for variable in variables]
-        if [value.shape for value in values] != shapes or notes["epoch"] not in self.epochs:
+        passed = [epoch for epoch in self.epochs if epoch <= notes["epoch"]]
+        learned = dict(zip(notes.get("rungs", ()), notes["learned"], strict=False))
+        if [value.shape for value in values] != shapes or not learned.keys() >= {*passed}:
             return {}
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        self.learned = list(notes["learned"])
+        self.learned = [learned[epoch] for epoch in passed]
         return {**notes, "best": best}
 
     def reached(
@@ -81,13 +83,15 @@ class Rungs:
         error = self.error(told)
         self.learned = [*self.learned[:rung], error]
         arrays, notes = state()
-        notes |= {"epoch": epoch, "learned": self.learned}
+        notes |= {"epoch": epoch, "learned": self.learned, "rungs": self.epochs[: len(self.learned)]}
         self.cache.keep_arrays(STAGE, self.key, arrays | {"notes": _bytes(json.dumps(notes))})
         if reason := self.goes_on(rung, epoch, error, left_s):
             raise Stopped(reason, self.learned)
 
     def asked_again(self, epoch: int, left_s: float) -> None:
         """Ask once more at the rung that a training was taken up at: it may have been stopped there. Raises Stopped."""
+        if epoch not in self.epochs:  # it was another study's rung
+            return
         rung = self.epochs.index(epoch)
         if reason := self.goes_on(rung, epoch, self.learned[rung], left_s):
             raise Stopped(reason, self.learned)
