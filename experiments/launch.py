@@ -38,7 +38,7 @@ REHEARSAL = "-rehearsal"
 LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
 """The stages that `search.stage_timeout` limits; training has the whole of a trial's time."""
 
-WINDING_DOWN = "finishing what is at work, then the front is measured once more; Ctrl-C again stops at once"
+WINDING_DOWN = "finishing the stage at work, then the front is measured once more; Ctrl-C again stops at once"
 SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs: the workers wait for who sums it up
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow before the front is shown
 WORKER_BYTES = 3 * 2**29  # TensorFlow with a small model takes 1 GiB

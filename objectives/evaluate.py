@@ -39,9 +39,9 @@ from objectives.deployment.quantize import quantize, realised_bits
 from objectives.group import Group
 from objectives.latency.devices import device
 from objectives.model_file import answered, fed
-from objectives.objective import OBJECTIVES
+from objectives.objective import costs_of, over_bound
 from objectives.origin import origin_of
-from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome, Quality
+from objectives.outcome import Conditions, MeasureFailure, Measurement, Quality
 from objectives.task import TASKS
 from objectives.training.rungs import Stopped
 from spaces.catalog import STATIC_BITS, asked_bits
@@ -108,7 +108,7 @@ def _look(group: Group) -> None:
             group.looks[form] = measurement
             group.known[form]["untrained_ms"] = measurement.median_ms
             lowest = replace(measurement, median_ms=measurement.ci_ms[0])
-            if reason := _over(group, replace(group.outcome(form), measurement=lowest)):
+            if reason := over_bound(replace(group.outcome(form), measurement=lowest), group.bench.bounds):
                 group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
         else:
             group.settle(form, "failed", stage="untrained", reason=measurement.reason)
@@ -117,7 +117,7 @@ def _look(group: Group) -> None:
 def _lower_untrained(group: Group, form: int) -> None:
     with group.stage("lower", form):
         group.known[form]["artifact"] = _artifact(group, form, "untrained")
-    if reason := _over(group, group.outcome(form)):
+    if reason := over_bound(group.outcome(form), group.bench.bounds):
         group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, known before training")
 
 
@@ -128,7 +128,7 @@ def _goes_on(group: Group, rung: int, epoch: int, error: float, left_s: float) -
     """
     quality = Quality(TASKS[group.data.signature.kind].metric, math.nan, error)
     known = [replace(group.outcome(form), measurement=group.looks.get(form)) for form in group.open]
-    forms = [costs(replace(outcome, quality=quality)) for outcome in known]
+    forms = [costs_of(replace(outcome, quality=quality)) for outcome in known]
     question = {"ask": "rung", "rung": rung, "epoch": epoch, "of": group.bench.training.epochs, "forms": forms}
     reason = group.ask(question) or ""
     if left_s < LITTLE * (time.perf_counter() - group.began):
@@ -136,11 +136,6 @@ def _goes_on(group: Group, rung: int, epoch: int, error: float, left_s: float) -
     told = {"event": "rung", "epoch": epoch, "of": group.bench.training.epochs, "error": error}
     group.emit({**told, "goes_on": not reason})
     return str(reason)
-
-
-def costs(outcome: Outcome) -> dict[str, float | None]:
-    """What is known of an outcome, by objective."""
-    return {name: row.read(outcome) for name, row in OBJECTIVES.items()}
 
 
 def _artifact(group: Group, form: int, stage: str) -> Artifact:
@@ -280,7 +275,7 @@ def _measure(group: Group) -> None:
             group.settle(form, "failed", stage="measure", reason=measurement.reason)
             continue
         group.known[form]["measurement"] = measurement
-        reason = _over(group, group.outcome(form))
+        reason = over_bound(group.outcome(form), group.bench.bounds)
         group.settle(form, "infeasible" if reason else "complete", reason=reason)
 
 
@@ -295,17 +290,8 @@ def _unsure(group: Group, form: int) -> bool:
     if look is None or look.trusted:
         return look is None
     slowest = replace(look, median_ms=look.ci_ms[1])
-    return look.median_ms > LONG_MS or bool(_over(group, replace(group.outcome(form), measurement=slowest)))
-
-
-def _over(group: Group, outcome: Outcome) -> str:
-    """Which bound the outcome is over, in words; "" where it keeps within all of them."""
-    for name, bound in group.bench.bounds.items():
-        objective = OBJECTIVES[name]
-        value = objective.read(outcome)
-        if value is not None and value > bound:
-            return f"{name} {value:.4g} {objective.unit} is over the bound of {bound:g}"
-    return ""
+    over = over_bound(replace(group.outcome(form), measurement=slowest), group.bench.bounds)
+    return look.median_ms > LONG_MS or bool(over)
 
 
 def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32], signature: Signature) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from objectives.outcome import Outcome
@@ -47,3 +47,26 @@ OBJECTIVES: dict[str, Objective] = {
     "size": Objective("size", "KiB", "max_kb", 0.0, _size),
     "memory": Objective("memory", "KiB", "max_kb", 0.1, _memory),
 }
+
+
+def costs_of(outcome: Outcome) -> dict[str, float | None]:
+    """What is known of an outcome, by objective."""
+    return {name: row.read(outcome) for name, row in OBJECTIVES.items()}
+
+
+def violations(outcome: Outcome, bounds: Mapping[str, float]) -> dict[str, float]:
+    """How far each known figure is over its bound, as a share of the bound; 0 or negative where it keeps within.
+
+    A share, because samplers add up the violations of bounds in different units.
+    """
+    known = {name: value for name in bounds if (value := OBJECTIVES[name].read(outcome)) is not None}
+    return {name: (value - bounds[name]) / (abs(bounds[name]) or 1.0) for name, value in known.items()}
+
+
+def over_bound(outcome: Outcome, bounds: Mapping[str, float]) -> str:
+    """The first bound that an outcome is over, in words; "" where it keeps within all."""
+    for name, over in violations(outcome, bounds).items():
+        if over > 0:
+            value, unit = OBJECTIVES[name].read(outcome), OBJECTIVES[name].unit
+            return f"{name} {value:.4g} {unit} is over the bound of {bounds[name]:g}"
+    return ""

@@ -23,7 +23,7 @@ from typing import Any
 
 from objectives.artifact import Artifact
 from objectives.bench import Ask, Bench, Emit
-from objectives.objective import OBJECTIVES
+from objectives.objective import costs_of
 from objectives.outcome import Measurement, Outcome, Quality
 from objectives.sources import importable
 from objectives.training.rungs import epochs_of
@@ -112,7 +112,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
     for rung, epoch in enumerate(epochs_of(where.training.rungs, where.training.epochs)):
         learned = _learned(where, forms[0], rung + 1)
         known = [replace(invented(where, form), quality=Quality("accuracy", math.nan, learned[-1])) for form in forms]
-        shown = [{name: row.read(outcome) for name, row in OBJECTIVES.items()} for outcome in known]
+        shown = [costs_of(outcome) for outcome in known]
         question = {"ask": "rung", "rung": rung, "epoch": epoch, "of": where.training.epochs, "forms": shown}
         if reason := ask(question):
             for index, outcome in enumerate(known):

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from objectives.bench import Bench
+from objectives.objective import over_bound
 from objectives.outcome import Outcome
-from search.front import over_bound
 from spaces.genotype import Genotype
 from spaces.space import Space
 

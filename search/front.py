@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from objectives.objective import OBJECTIVES
-from objectives.outcome import Outcome
 from objectives.task import TASKS
 from spaces.errors import InputError, NothingFeasible, nearest
 
@@ -88,24 +86,6 @@ def _area(points: Sequence[Costs], reference: Costs) -> float:
             area += (reference[0] - x) * (lowest - y)
             lowest = y
     return area
-
-
-def violations(outcome: Outcome, bounds: Mapping[str, float]) -> dict[str, float]:
-    """How far each known figure is over its bound, as a share of the bound; 0 or negative where it keeps within.
-
-    A share, because samplers add up the violations of bounds in different units.
-    """
-    known = {name: value for name in bounds if (value := OBJECTIVES[name].read(outcome)) is not None}
-    return {name: (value - bounds[name]) / (abs(bounds[name]) or 1.0) for name, value in known.items()}
-
-
-def over_bound(outcome: Outcome, bounds: Mapping[str, float]) -> str:
-    """The first bound that an outcome is over, in words; "" where it keeps within all."""
-    for name, over in violations(outcome, bounds).items():
-        if over > 0:
-            value, unit = OBJECTIVES[name].read(outcome), OBJECTIVES[name].unit
-            return f"{name} {value:.4g} {unit} is over the bound of {bounds[name]:g}"
-    return ""
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------

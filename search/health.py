@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.objective import OBJECTIVES
-from search.front import dominates, violations
+from objectives.objective import OBJECTIVES, violations
+from search.front import dominates
 from search.growth import FEWEST, settled
 from search.history import History, known_space
 from spaces.genotype import Architecture, Genotype, Training

@@ -40,7 +40,7 @@ def waits(event: Event) -> bool:
 
 
 class ChildDied(errors.BriskError):
-    """The child ended in the middle of a call; `kind` is "crashed", "timeout" or "memory"."""
+    """The child ended in the middle of a call; `kind` is "crashed", "timeout" or "memory", or "abandoned"."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)

@@ -20,11 +20,10 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from objectives.bench import Bench
-from objectives.objective import OBJECTIVES
+from objectives.objective import OBJECTIVES, over_bound, violations
 from objectives.outcome import FORETOLD, Outcome
 from search.crashes import Crashes
 from search.ensemble import best
-from search.front import over_bound, violations
 from search.history import BESIDE, History, Plan, assembled, clock_of, database, known_bench, known_space
 from search.lock import locked, on_disk
 from search.opening import opened, take_plan
@@ -181,7 +180,7 @@ class Study:
         return {key: genotype for key, genotype in asked.items() if key not in self.rewrites}
 
     def keep_beside(self, name: str, outcome: Outcome) -> Outcome:
-        """Keep what came of a rewrite, a twin or a batch, in place of an earlier one of that name.
+        """Keep what came of a rewrite, a twin, a repeat or a batch, in place of an earlier one of that name.
 
         A form of the user's model is judged like a trial, for it may be on the front; gives the outcome as it is kept.
         """

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from objectives.objective import OBJECTIVES
+from objectives.objective import OBJECTIVES, violations
 from objectives.outcome import Outcome
 from objectives.task import TASKS
 from search.batches import curve, forms
 from search.economy import economy
-from search.front import RULES, dominates, front, hypervolume, led, pick, tied, violations
+from search.front import RULES, dominates, front, hypervolume, led, pick, tied
 from search.gains import compression, seeds_of, twins_of
 from search.health import advice, health
 from search.history import History

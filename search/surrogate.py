@@ -120,7 +120,7 @@ def _foretold(
 
     What a graph of those told has cost is known.
     """
-    kept = {_model(each.genotype): models[_model(each.genotype)] for each in best} | dict([*models.items()][-MOST:])
+    kept = {each.genotype.group: models[each.genotype.group] for each in best} | dict([*models.items()][-MOST:])
     taught = [outcome.genotype for outcome in kept.values()]
     blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
     x = columns(blank, squares=False)
@@ -147,8 +147,8 @@ def _best(told: Iterable[Outcome]) -> dict[Any, Outcome]:
     """By model, that of its forms which has the smallest error; the models in the order of their last news."""
     found: dict[Any, Outcome] = {}
     for outcome in told:
-        before = found.pop(_model(outcome.genotype), outcome)
-        found[_model(outcome.genotype)] = min(before, outcome, key=_error_of)
+        before = found.pop(outcome.genotype.group, outcome)
+        found[outcome.genotype.group] = min(before, outcome, key=_error_of)
     return found
 
 
@@ -158,7 +158,7 @@ def _added(models: Mapping[Any, Outcome], told: Iterable[Outcome]) -> dict[str, 
     for outcome in told:
         if outcome.quality:
             more[outcome.genotype.deployment.bits].append(
-                _error_of(outcome) - _error_of(models[_model(outcome.genotype)])
+                _error_of(outcome) - _error_of(models[outcome.genotype.group])
             )
     return {bits: median(each) for bits, each in more.items()}
 
@@ -231,10 +231,6 @@ def _costs(outcome: Outcome, objectives: Sequence[str]) -> list[float]:
     costs = [_error(outcome) if name == "quality" else OBJECTIVES[name].read(outcome) for name in objectives]
     found = [cost for cost in costs if cost is not None]
     return found if len(found) == len(costs) else []
-
-
-def _model(genotype: Genotype) -> tuple[Any, Any]:
-    return genotype.architecture, genotype.training
 
 
 def _within(outcome: Outcome, space: Space, signature: Signature) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from objectives.objective import OBJECTIVES
+from objectives.objective import OBJECTIVES, costs_of
 from objectives.outcome import Outcome
 from search.front import dominates, front
 from search.halving import goes_on
@@ -63,8 +63,7 @@ def at_rung(outcome: Outcome, rung: int) -> Costs:
     quality = outcome.quality.error if outcome.quality else None
     error = outcome.learned[rung] if rung < len(outcome.learned) else quality
     looked = replace(outcome, measurement=None) if outcome.untrained_ms is not None else outcome
-    known = {name: row.read(outcome) for name, row in OBJECTIVES.items()}
-    return known | {"quality": error, "latency": OBJECTIVES["latency"].read(looked)}
+    return costs_of(outcome) | {"quality": error, "latency": OBJECTIVES["latency"].read(looked)}
 
 
 def near_the_front(candidates: Mapping[Key, Outcome], objectives: Sequence[str]) -> list[Key]:
@@ -84,7 +83,7 @@ def _at_end(outcome: Outcome, end: int) -> Costs:
     if measured:
         ends = [*measured.ci_ms, measured.median_ms * (1 - noise), measured.median_ms * (1 + noise)]
         outcome = replace(outcome, measurement=replace(measured, median_ms=(min, max)[end](ends)))
-    return {name: row.read(outcome) for name, row in OBJECTIVES.items()}
+    return costs_of(outcome)
 
 
 def _all_known(costs: Iterable[Costs], objectives: Sequence[str]) -> list[list[float]]:

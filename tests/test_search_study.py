@@ -12,11 +12,10 @@ import optuna
 import pytest
 from rehearsed import BASELINE, at_commit, bench, plan
 
-from objectives.objective import OBJECTIVES
+from objectives.objective import OBJECTIVES, violations
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
 from search import history
-from search.front import violations
 from search.history import database
 from search.study import PATIENCE, Group, SpaceExhausted, Study
 from spaces.errors import StudyError

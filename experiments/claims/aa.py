@@ -91,10 +91,6 @@ def one_try(models: list[Path], cores: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cross(row: dict[str, Any]) -> str:
-    return "" if row["tie"] else " NO TIE"
-
-
 def main() -> None:
     """Run the tries, print and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,7 +1,7 @@
 """The README's study: `brisk run digits` in an empty home, timed, watched, and held to what was promised of it.
 
 Writes `digits.json` (every figure, its conditions, and the table that the README shows) and `digits.png` beside this
-script. Ends with 1 where a promise is missed; `--keep DIR` keeps the home. Takes about six minutes on two idle cores.
+script. Ends with 1 where a promise is missed; `--keep DIR` keeps the home. Takes about three minutes on two idle cores.
 """
 
 from __future__ import annotations
