@@ -28,7 +28,7 @@ from spaces.signature import Signature
 from spaces.space import Space
 
 FEWEST = 8  # trained models that it learns from
-MOST = 200  # of models and of forms: the newest, and those on the front
+MOST = 200  # of models, the newest; of forms, the newest and those on the front
 POOL = 240
 NEIGHBOURS = 0.6  # the share of them that are like a member of the front,
 KEPT = 0.75  # but for one gene in four
@@ -120,11 +120,11 @@ def _foretold(
 
     What a graph of those told has cost is known.
     """
-    kept = {each.genotype.group: models[each.genotype.group] for each in best} | dict([*models.items()][-MOST:])
-    taught = [outcome.genotype for outcome in kept.values()]
+    newest = list(models.values())[-MOST:]
+    taught = [outcome.genotype for outcome in newest]
     blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
     x = columns(blank, squares=False)
-    learned = np.log(_floored([[_error(one)] for one in kept.values()]))
+    learned = np.log(_floored([[_error(one)] for one in newest]))
     mean, deviation = _regressed(x[: len(taught)], learned, x[len(taught) :])
     done = [*best, *done[-MOST:]]
     costs = np.array([_costs(outcome, objectives) for outcome in done])
