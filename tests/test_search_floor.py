@@ -42,7 +42,7 @@ def test_the_forms_come_after_the_baseline_in_one_group_and_are_no_trials(tmp_pa
     assert sum(found.counts.values()) == 3
     names = {point["trial"] for point in summarise(found)["front"]}
     assert names & set(FORMS)
-    assert names == set(found.finals) - {"baseline"}
+    assert names <= set(found.finals) - {"baseline"}  # and what is within noise of them
 
 
 def test_a_form_that_fails_is_told_and_harmless(tmp_path: Path) -> None:
