@@ -255,10 +255,12 @@ def _points(history: History, names: Sequence[int | str]) -> list[dict[str, Any]
 
 def _beaten(history: History, names: Sequence[int | str]) -> dict[int | str, int]:
     """What noise alone keeps off a front that was measured again, and the place in it of the first that beats it."""
+    if not history.finals:
+        return {}
     found = {}
     costs = {name: _costs(history, latest(history, name)) for name in names}
     rest = {name: one for name, one in _finished(history, final=True).items() if name not in costs}
-    for name, outcome in rest.items() if history.finals else ():
+    for name, outcome in rest.items():
         mine = _costs(history, outcome)
         by = [place for place, other in enumerate(names) if dominates([*costs[other].values()], [*mine.values()])]
         if by and all(_tied(mine, outcome, history, latest(history, names[place])) for place in by):
