@@ -6,7 +6,8 @@ Studies on the rehearsal's invented figures, in memory, so that one takes second
 their own for each seed. A figure is the hypervolume of (error, log of ms, log of bytes) below `REFERENCE`, at three
 budgets of outcomes. "known" studies begin with the known points, as is the default, "own" ones with the sampler's.
 Then the default is timed on disk, in a space of one form a model, so that every outcome is asked of the sampler.
-Runs that `samplers.json` has are not done again. Ends with 1 where asking and telling take longer than promised.
+Runs that `samplers.json` has are not done again. Ends with 1 where the default has less than another sampler by more
+than two standard errors, or where asking and telling take longer than promised or were not timed.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ STARTS = {"known": (KNOWN,), "own": ()}
 
 
 def main() -> int:
-    """Do the runs that are missing, print both tables, keep them; 0 where proposals are as quick as promised."""
+    """Do the runs that are missing, print both tables, keep them; 1 where the default is behind or slow."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--only", nargs="*", choices=SPACES, default=list(SPACES), help="spaces to do")
