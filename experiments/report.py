@@ -269,6 +269,7 @@ def economy_lines(summary: Mapping[str, Any]) -> list[str]:
     whole = f" ({spared['epochs_spared']:.1f} whole ones)" if spared.get("epochs_spared") else ""
     kinds = {
         "stopped_models": f"training{'s' * (spared.get('stopped_models') != 1)} stopped early{whole}",
+        "undeployed": f"trained form{'s' * (spared.get('undeployed') != 1)} not deployed",
         "foretold": "foretold over a bound",
         "duplicates": "tried before",
         "known_crashes": "known to crash",

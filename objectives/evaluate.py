@@ -5,12 +5,12 @@ A group of candidates, one architecture trained in one way and deployed in sever
     load -> look: lower and measure -> train -> lower -> quantize -> quality
 
 The look, a sitting of one process, comes before `train` because the latency of a graph does not depend on its weights:
-forms over a bound go no further, and at its rungs a training can be held against others as fast. What is not sure
-enough is measured again after training; what comes near the front is measured in full at the end of the study
-(`search.finish`), for the smallest of many figures is too small whatever care was taken. Lowered files, trained weights
-and trusted measurements are kept in the home's cache by the digest of what they depend on, for any study of the home.
-It runs in a worker process: JSON goes in, outcomes go out as events, and what only the driver can know is asked. What
-fails is one form at one stage; a shared stage fails the group.
+forms over a bound go no further, at its rungs a training can be held against others as fast, and what others beat once
+it is trained needs no file. What is not sure enough is measured again after training; what comes near the front is
+measured in full at the end of the study (`search.finish`), for the smallest of many figures is too small whatever care
+was taken. Lowered files, trained weights and trusted measurements are kept in the home's cache by the digest of what
+they depend on, for any study of the home. It runs in a worker process: JSON goes in, outcomes go out as events, and
+what only the driver can know is asked. What fails is one form at one stage; a shared stage fails the group.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from objectives.latency.devices import device
 from objectives.model_file import answered, fed
 from objectives.objective import costs_of, over_bound
 from objectives.origin import origin_of
-from objectives.outcome import Conditions, MeasureFailure, Measurement, Quality
+from objectives.outcome import UNDEPLOYED, Conditions, MeasureFailure, Measurement, Quality
 from objectives.task import TASKS
 from objectives.training.rungs import Stopped
 from spaces.catalog import STATIC_BITS, asked_bits
@@ -68,7 +68,8 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
     """Take one group through the stations; every form's Outcome is emitted as soon as it is known.
 
     At each rung of the training it asks {"ask": "rung", "rung", "epoch", "of", "forms": costs by objective of each open
-    form}, and is told why to stop, or "" to go on.
+    form}, and is told why to stop, or "" to go on. Of what was trained to the end it asks {"ask": "deploy", "forms":
+    what each open form may come to at best, as an Outcome}, and is told of each whether it need not be deployed.
     """
     group = Group(from_json(Bench, bench), [from_json(Genotype, plain) for plain in genotypes], emit, ask)
     try:
@@ -82,6 +83,8 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
         if group.open:
             with group.stage("train"):
                 group.origin.train(emit, partial(_goes_on, group))
+            if looking:
+                _spare_the_beaten(group)
             group.each(_deploy)
             group.looks = group.looks if looking else {}
             _measure(group)
@@ -136,6 +139,34 @@ def _goes_on(group: Group, rung: int, epoch: int, error: float, left_s: float) -
     told = {"event": "rung", "epoch": epoch, "of": group.bench.training.epochs, "error": error}
     group.emit({**told, "goes_on": not reason})
     return str(reason)
+
+
+def _spare_the_beaten(group: Group) -> None:
+    """Settle the forms that others beat, now that the error is known: they need no file.
+
+    Narrow bits change an error, now and then for the better: it is taken a standard error lower. One that is over its
+    bound is deployed nevertheless, for a file is what is judged.
+    """
+    if not group.looks:
+        return
+    task, true = TASKS[group.data.signature.kind], group.data.validation.y
+    with group.stage("quality"):
+        score, stderr = task.score(true, group.reference), task.stderr(true, group.reference)
+    error = task.error(score)
+    if error > group.bench.bounds.get("quality", math.inf):
+        return
+    hoped = []
+    for form in group.open:
+        least = error if group.forms[form].deployment.bits == "32" else error - (stderr or 0.0)
+        quality = Quality(task.metric, score, max(least, 0.0))
+        hoped.append(replace(group.outcome(form), quality=quality, measurement=group.looks.get(form)))
+    beaten = group.ask({"ask": "deploy", "forms": [to_json(outcome) for outcome in hoped]}) or ()
+    learned = (*group.origin.history.get("learned", ()), error)
+    for form, lost in zip(tuple(group.open), beaten, strict=False):
+        if lost:
+            group.known[form] |= {"learned": learned, "measurement": group.looks[form]}
+            reason = f"with an error of {error:.3g} it was behind others that are as fast and as small"
+            group.settle(form, "stopped", stage=UNDEPLOYED, reason=reason)
 
 
 def _artifact(group: Group, form: int, stage: str) -> Artifact:

@@ -54,6 +54,11 @@ def costs_of(outcome: Outcome) -> dict[str, float | None]:
     return {name: row.read(outcome) for name, row in OBJECTIVES.items()}
 
 
+def learned_cost(outcome: Outcome, name: str) -> float | None:
+    """One of its costs, of a model without a file the error that its training came to; None for what is not known."""
+    return outcome.error if name == "quality" else OBJECTIVES[name].read(outcome)
+
+
 def violations(outcome: Outcome, bounds: Mapping[str, float]) -> dict[str, float]:
     """How far each known figure is over its bound, as a share of the bound; 0 or negative where it keeps within.
 

@@ -73,6 +73,9 @@ class Quality:
 FORETOLD = "foretold"
 """The stage of an outcome that was not tried, for the latency model was sure of it: no figure of it is measured."""
 
+UNDEPLOYED = "deploy"
+"""The stage of one that was trained to the end and stopped there, for others beat it whatever its file would answer."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -92,4 +95,16 @@ class Outcome:
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    learned: tuple[float, ...] = ()  # the validation error at each rung of its training
+    learned: tuple[float, ...] = ()  # the validation error at each rung of its training, and of the model if UNDEPLOYED
+
+    @property
+    def error(self) -> float | None:
+        """The validation error of its file, or else the last that its training came to; None before that."""
+        if self.quality:
+            return self.quality.error
+        return self.learned[-1] if self.learned else None
+
+    @property
+    def weighed(self) -> bool:
+        """Whether it keeps within the bounds and all its costs are known, deployed or not."""
+        return self.state == "complete" or (self.state == "stopped" and self.stage == UNDEPLOYED)

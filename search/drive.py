@@ -303,9 +303,15 @@ class _Driver:
         else:
             self._bury(lane, work, what)
 
-    def _answer(self, work: Work, question: Event) -> str:
-        """Why a training ends at a rung (`objectives.evaluate`); that of what is no trial never does."""
-        return self._study.stop(work.genotypes[0].group, question) if isinstance(work.names[0], int) else ""
+    def _answer(self, work: Work, question: Event) -> Any:
+        """Why a training ends at a rung, or which forms need not be deployed (`objectives.evaluate`); what is no trial
+        goes all the way.
+        """
+        if not isinstance(work.names[0], int):
+            return None
+        if question["ask"] == "deploy":
+            return self._study.beaten(question)
+        return self._study.stop(work.genotypes[0].group, question)
 
     def _hear(self, lane: Lane, work: Work, event: Event) -> None:
         if event["event"] == "stage":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from objectives.outcome import FORETOLD
+from objectives.outcome import FORETOLD, UNDEPLOYED
 from search.history import History
 from search.prior import fitted
 from spaces.record import from_json
@@ -12,12 +12,14 @@ from spaces.signature import Signature
 
 
 def economy(history: History) -> dict[str, Any]:
-    """Of trained models, how many were stopped at a rung, and how many whole trainings that came to spare; of
-    proposals, how many were known already, known to kill their process, or foretold to be over a bound; and what the
-    latency model is worth ("error" is the 90th percentile of its relative error), None before there is one.
+    """Of trained models, how many were stopped at a rung, and how many whole trainings that came to spare; how many
+    forms were not deployed, for others beat them; of proposals, how many were known already, known to kill their
+    process, or foretold to be over a bound; and what the latency model is worth ("error" is the 90th percentile of its
+    relative error), None before there is one.
     """
     outcomes = list(history.outcomes.values())
-    stopped = {outcome.genotype.group: outcome for outcome in outcomes if outcome.state == "stopped"}
+    halved = [outcome for outcome in outcomes if outcome.state == "stopped" and not outcome.weighed]
+    stopped = {outcome.genotype.group: outcome for outcome in halved}
     shares = history.plan.bench.training.rungs
     trained = [
         shares[len(outcome.learned) - 1] for outcome in stopped.values() if 0 < len(outcome.learned) <= len(shares)
@@ -28,6 +30,7 @@ def economy(history: History) -> dict[str, Any]:
         "models": len({outcome.genotype.group for outcome in outcomes if outcome.stage != FORETOLD}),
         "stopped_models": len(stopped),
         "epochs_spared": sum(1 - share for share in trained),
+        "undeployed": sum(outcome.stage == UNDEPLOYED for outcome in outcomes),
         "duplicates": history.duplicates,
         "known_crashes": history.skipped,
         "foretold": sum(outcome.stage == FORETOLD for outcome in outcomes),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.objective import OBJECTIVES, violations
+from objectives.objective import OBJECTIVES, learned_cost, violations
 from search.front import dominates
 from search.growth import FEWEST, settled
 from search.history import History, known_space
@@ -96,10 +96,10 @@ def _trained(history: History) -> set[tuple[Architecture, Training]]:
 
 
 def _predictable(history: History) -> Iterator[Check]:
-    done = [outcome for outcome in history.outcomes.values() if outcome.state == "complete"]
+    done = [outcome for outcome in history.outcomes.values() if outcome.weighed]
     names, models = history.plan.objectives, len({_model(outcome.genotype) for outcome in done})
     enough = models >= FEWEST
-    figures = [[OBJECTIVES[name].read(outcome) or 0.0 for name in names] for outcome in done] if enough else []
+    figures = [[learned_cost(outcome, name) or 0.0 for name in names] for outcome in done] if enough else []
     found = predictability([outcome.genotype for outcome in done], np.array(figures)) if enough else [None] * len(names)
     for name, correlation in zip(names, found, strict=True):
         check = f"predictable {name}"

@@ -41,7 +41,7 @@ class Abandoned(ChildDied):
     """A worker was ended between two stages, because the session winds down."""
 
 
-Answer = Callable[[Event], str]
+Answer = Callable[[Event], Any]
 
 
 class Lane:
@@ -70,7 +70,7 @@ class Lane:
         return self.works[0] if self.works else None
 
     def submit(
-        self, function: str, arguments: dict[str, Any], limits: Limits, answer: Answer = lambda question: ""
+        self, function: str, arguments: dict[str, Any], limits: Limits, answer: Answer = lambda question: None
     ) -> None:
         self._calls.put((function, arguments, limits, answer))
 
@@ -124,7 +124,7 @@ class Lane:
         if self.abandon.is_set() and event["event"] in ("stage", "outcome"):
             raise Abandoned("abandoned", "the session winds down")
 
-    def _ask(self, answer: Answer, question: Event) -> str:
+    def _ask(self, answer: Answer, question: Event) -> Any:
         with self._taken_in:
             self._taken_in.wait_for(lambda: not self._ahead or self._closed)
         if self._closed:

@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 
 from objectives.bench import Bench
-from objectives.objective import OBJECTIVES, over_bound, violations
+from objectives.objective import OBJECTIVES, learned_cost, over_bound, violations
 from objectives.outcome import FORETOLD, Outcome
 from search.crashes import Crashes
 from search.ensemble import best
@@ -394,6 +394,14 @@ class Study:
         """
         return "" if "halving" in self.plan.bench.without else self._trainings.stop(group, question, self._outcomes)
 
+    def beaten(self, question: Mapping[str, Any]) -> list[bool]:
+        """Which forms of a trained model need not be deployed; the question is of `objectives.evaluate`. As for `stop`,
+        any thread may ask.
+        """
+        if "halving" in self.plan.bench.without:
+            return [False for _ in question["forms"]]
+        return self._trainings.beaten([from_json(Outcome, plain) for plain in question["forms"]], self._outcomes)
+
     # What came of it -------------------------------------------------------------------------------------------------
 
     def tell(self, number: int, outcome: Outcome) -> Outcome:
@@ -448,8 +456,10 @@ class Study:
         self._crashes.died(genotype, stage, reason)
 
     def _told(self, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
-        """An infeasible candidate is told with what is known, and the worst for the rest: all samplers learn of it."""
-        if outcome.state == "stopped":
+        """A candidate that is not deployed is told with the error of its model, an infeasible one with what is known,
+        and the worst for the rest: all samplers learn of it.
+        """
+        if outcome.state == "stopped" and not outcome.weighed:
             return TrialState.PRUNED, None
         if outcome.state == "failed":
             return TrialState.FAIL, None
@@ -457,7 +467,7 @@ class Study:
         return TrialState.COMPLETE, values
 
     def _cost(self, name: str, outcome: Outcome) -> float:
-        value = OBJECTIVES[name].read(outcome)
+        value = learned_cost(outcome, name)
         if value is not None and math.isfinite(value):
             return value
         if name == "quality":

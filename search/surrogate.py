@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.objective import OBJECTIVES
+from objectives.objective import learned_cost
 from objectives.outcome import FORETOLD, Outcome
 from search.front import front
 from search.health import columns
@@ -58,8 +58,8 @@ def proposed(
     next is not like them. A model is to be served in all its forms, or, with `alone`, in that of the proposal. The same
     history and seed give the same one.
     """
-    told = [outcome for outcome in outcomes if _error(outcome) is not None and _costs(outcome, objectives)]
-    done = [outcome for outcome in told if outcome.state == "complete"]
+    told = [outcome for outcome in outcomes if outcome.error is not None and _costs(outcome, objectives)]
+    done = [outcome for outcome in told if outcome.weighed]
     models = _best(told)
     if len(models) < FEWEST or not done:
         return None
@@ -124,7 +124,7 @@ def _foretold(
     taught = [outcome.genotype for outcome in newest]
     blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
     x = columns(blank, squares=False)
-    learned = np.log(_floored([[_error(one)] for one in newest]))
+    learned = np.log(_floored([[one.error] for one in newest]))
     mean, deviation = _regressed(x[: len(taught)], learned, x[len(taught) :])
     done = [*best, *done[-MOST:]]
     costs = np.array([_costs(outcome, objectives) for outcome in done])
@@ -214,21 +214,13 @@ def _floored(values: Any) -> Floats:
 
 def _error_of(outcome: Outcome) -> float:
     """Of one of which it is known."""
-    error = _error(outcome)
-    assert error is not None
-    return error
-
-
-def _error(outcome: Outcome) -> float | None:
-    """What it learned, or had learned where it was stopped."""
-    if outcome.quality:
-        return outcome.quality.error
-    return outcome.learned[-1] if outcome.learned else None
+    assert outcome.error is not None
+    return outcome.error
 
 
 def _costs(outcome: Outcome, objectives: Sequence[str]) -> list[float]:
     """By objective, with what it had learned for an error; [] where something is not known."""
-    costs = [_error(outcome) if name == "quality" else OBJECTIVES[name].read(outcome) for name in objectives]
+    costs = [learned_cost(outcome, name) for name in objectives]
     found = [cost for cost in costs if cost is not None]
     return found if len(found) == len(costs) else []
 

@@ -29,6 +29,8 @@ class Trainings:
         self._objectives = objectives
         self._passed: dict[str, dict[int, Sequence[Costs]]] = defaultdict(dict)  # group -> rung -> its forms
         self._over: dict[tuple[int, int], list[list[float]]] = {}  # what was known of a trial that is over, by rung
+        self._best: list[list[float]] = []  # of the finished ones, each as bad as noise may have it
+        self._seen = 0  # of the outcomes, for that
         self._one = threading.Lock()
 
     def stop(self, group: str, question: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> str:
@@ -51,6 +53,20 @@ class Trainings:
             return ""
         learned = f"at epoch {question['epoch']} of {question['of']}, with an error of {forms[0]['quality']:.3g}"
         return f"{learned}, it was behind others that are as fast"
+
+    def beaten(self, forms: Sequence[Outcome], outcomes: Mapping[int, Outcome]) -> list[bool]:
+        """Of each form of a trained model, whether a finished candidate beats it beyond the noise of timing, should it
+        come to the error that it is given with. `outcomes` are those so far, in the order in which they were told.
+        """
+        with self._one:
+            told = list(outcomes.values())
+            new, self._seen = [one for one in told[self._seen :] if one.state == "complete"], len(told)
+            for costs in _all_known((_at_end(one, 1) for one in new), self._objectives):
+                if not any(dominates(best, costs) for best in self._best):
+                    self._best = [*(best for best in self._best if not dominates(costs, best)), costs]
+            rivals = tuple(self._best)
+        mine = [_all_known([_at_end(form, 0)], self._objectives) for form in forms]
+        return [any(dominates(rival, costs) for costs in known for rival in rivals) for known in mine]
 
     def over(self, group: str) -> None:
         """A training has come to its end: its outcomes tell of it from now on."""

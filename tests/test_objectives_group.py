@@ -1,22 +1,25 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from objectives.bench import Bench, TaskSpec, TrainingSpec
-from objectives.evaluate import _goes_on, _look, _unsure
+from objectives.evaluate import _goes_on, _look, _spare_the_beaten, _unsure
 from objectives.group import Group
 from objectives.latency.devices.fake import Fake
 from objectives.latency.devices.local import REFERENCE
-from objectives.outcome import Conditions, MeasureFailure, Measurement
+from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome
 from spaces.errors import CandidateError, StudyError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.record import from_json
 
 
 @pytest.fixture
@@ -97,6 +100,37 @@ def test_a_form_that_cannot_be_measured_is_not_trained_and_the_others_are(group:
     assert told["genotype"]["deployment"]["steps"] == 2
     assert group.open == [0]
     assert group.looks.keys() == {0}
+
+
+def test_what_others_beat_once_it_is_trained_is_not_deployed(group: Group) -> None:
+    asked: list[dict[str, Any]] = []
+    true = np.array([0, 1, 0, 1])
+    group.forms[1] = replace(group.forms[1], deployment=Deployment("loop", 2, "8"))
+    group.data = SimpleNamespace(  # type: ignore[assignment]
+        signature=SimpleNamespace(kind="classification"), validation=SimpleNamespace(x=None, y=true)
+    )
+    group.origin = SimpleNamespace(  # type: ignore[assignment]
+        answer=lambda x: np.eye(2, dtype=np.float32)[[0, 1, 0, 0]], history={"learned": [0.5, 0.3]}
+    )
+    group.ask = lambda question: asked.append(question) or [False, True]
+    _spare_the_beaten(group)
+    assert (group.open, asked) == ([0, 1], [])  # nothing is known of their latencies
+
+    group.looks = {0: looked(0.2, trusted=True), 1: looked(0.1, trusted=True)}
+    group.bench = replace(group.bench, bounds={"quality": 0.2})
+    _spare_the_beaten(group)
+    assert (group.open, asked) == ([0, 1], [])  # its files will be judged, and refused
+
+    group.bench = replace(group.bench, bounds={"quality": 0.3})
+    _spare_the_beaten(group)
+    hoped = [outcome["quality"]["error"] for outcome in asked[0]["forms"]]
+    assert hoped == pytest.approx([0.25, 0.25 - math.sqrt(0.25 * 0.75 / 4)])
+    assert group.open == [0]
+    told = from_json(Outcome, group.heard[-1]["outcome"])  # type: ignore[attr-defined]
+    assert (told.state, told.stage, told.learned, told.quality) == ("stopped", "deploy", (0.5, 0.3, 0.25), None)
+    assert told.reason == "with an error of 0.25 it was behind others that are as fast and as small"
+    assert told.measurement == group.looks[1]
+    assert (told.error, told.weighed) == (0.25, True)
 
 
 def test_a_training_with_little_left_goes_on_whatever_is_thought_of_it(group: Group) -> None:

@@ -4,7 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rehearsed import bench, plan
 
 from objectives.outcome import Outcome
@@ -13,6 +16,7 @@ from search import history
 from search.budget import Limits
 from search.crashes import Crashes
 from search.drive import drive
+from search.economy import economy
 from search.study import Study
 from search.summary import summarise
 from search.warm import KNOWN, known, points, table
@@ -79,6 +83,43 @@ def test_a_training_is_held_against_those_that_are_over_and_those_that_are_not(t
     assert trainings.stop("worse", {**asked, "forms": [costs(0.95, 9.5, 12.0)]}, told) != ""
 
 
+FIGURES = st.tuples(*(st.sampled_from([0.5, 0.98, 1.0, 1.02, 1.3, 2.0]) for _ in NAMES))
+
+
+@settings(deadline=None)
+@given(st.lists(FIGURES, max_size=8), st.lists(FIGURES, min_size=1, max_size=4), st.integers(0, 8))
+def test_what_is_not_deployed_could_not_have_been_measured_at_the_end(
+    told: list[tuple[float, ...]], forms: list[tuple[float, ...]], early: int
+) -> None:
+    trainings, home = Trainings(NAMES), Path()
+    outcomes = {number: finished(home, *figures) for number, figures in enumerate(told)}
+    trainings.beaten([], dict(list(outcomes.items())[:early]))  # others may have asked before
+    mine = [finished(home, *figures) for figures in forms]
+    near = [near_the_front({**outcomes, "mine": form}, NAMES) for form in mine]
+    assert trainings.beaten(mine, outcomes) == ["mine" not in each for each in near]
+
+
+def test_a_study_deploys_what_may_come_to_its_front_and_all_without_halving(tmp_path: Path) -> None:
+    for name, without in (("spared", ()), ("all", ("halving",))):
+        with Study.start(tmp_path, name, plan(tmp_path, without=without)) as study:
+            drive(study, Limits(trials=60))
+        found = history.read(tmp_path, name)
+        spared = [outcome for outcome in found.outcomes.values() if outcome.stage == "deploy"]
+        assert bool(spared) == (name == "spared")
+        assert economy(found)["undeployed"] == len(spared)
+        complete = {key: one for key, one in found.outcomes.items() if one.state == "complete"}
+        for outcome in spared:
+            whole = invented(found.plan.bench, outcome.genotype)
+            assert "it" not in near_the_front({**complete, "it": whole}, NAMES)
+            assert outcome.error is not None
+            assert whole.quality
+            assert outcome.error <= whole.quality.error
+    trials = optuna.load_study(study_name="spared", storage=f"sqlite:///{tmp_path}/optuna.db").trials
+    told = [trial for trial in trials if trial.user_attrs.get("outcome", {}).get("stage") == "deploy"]
+    assert {trial.state.name for trial in told} == {"COMPLETE"}
+    assert all(trial.values[0] == trial.user_attrs["outcome"]["learned"][-1] for trial in told)
+
+
 def test_a_study_stops_trainings_and_keeps_the_fast_cells(tmp_path: Path) -> None:
     space = Space(cell=("lstm", "gru", "mingru"), units=(16, 128, 16), lowering=("loop", "scan"), steps=(1, 4))
     fronts: dict[str, set[str]] = {}
@@ -87,7 +128,7 @@ def test_a_study_stops_trainings_and_keeps_the_fast_cells(tmp_path: Path) -> Non
         with Study.start(tmp_path, name, made) as study:
             drive(study, Limits(trials=120))
         found = history.read(tmp_path, name)
-        stopped = {outcome.genotype.group for outcome in found.outcomes.values() if outcome.state == "stopped"}
+        stopped = {outcome.genotype.group for outcome in found.outcomes.values() if outcome.stage == "train"}
         groups = {outcome.genotype.group for outcome in found.outcomes.values()}
         assert bool(stopped) == (name == "halved")
         assert len(stopped) < 0.8 * len(groups)

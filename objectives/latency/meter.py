@@ -398,7 +398,10 @@ def main() -> None:
         os.sched_setaffinity(0, request["cores"])
     asked = {each["index"]: each for each in request["models"]}
     if any(each["kind"] == "tflite" for each in asked.values()):
-        import ai_edge_litert.interpreter  # noqa: F401  loaded once, ahead of the forks
+        import ai_edge_litert.interpreter  # noqa: F401
+        import numpy.random  # noqa: F401
+
+        _runtime("tflite")  # all this once, ahead of the forks: it would count as their memory, too
     meter = Meter(request, say)
     if request["probe_s"]:
         asked = {i: each for i, each in asked.items() if each["kind"] != "tflite" or meter.probe(i, each)}
