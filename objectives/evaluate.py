@@ -69,7 +69,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
 
     At each rung of the training it asks {"ask": "rung", "rung", "epoch", "of", "forms": costs by objective of each open
     form}, and is told why to stop, or "" to go on. Of what was trained to the end it asks {"ask": "deploy", "forms":
-    what each open form may come to at best, as an Outcome}, and is told of each whether it need not be deployed.
+    what each form may come to at best, as an Outcome}, and is told of each whether it need not be deployed.
     """
     group = Group(from_json(Bench, bench), [from_json(Genotype, plain) for plain in genotypes], emit, ask)
     try:
@@ -142,12 +142,13 @@ def _goes_on(group: Group, rung: int, epoch: int, error: float, left_s: float) -
 
 
 def _spare_the_beaten(group: Group) -> None:
-    """Settle the forms that others beat, now that the error is known: they need no file.
+    """Settle the forms that others beat, now that the error is known: they need no file, unless the home has it.
 
     Narrow bits change an error, now and then for the better: it is taken a standard error lower. One that is over its
     bound is deployed nevertheless, for a file is what is judged.
     """
-    if not group.looks:
+    unmade = [form for form in group.open if form in group.looks and _kept_deployed(group, form) is None]
+    if not unmade:
         return
     task, true = TASKS[group.data.signature.kind], group.data.validation.y
     with group.stage("quality"):
@@ -156,13 +157,13 @@ def _spare_the_beaten(group: Group) -> None:
     if error > group.bench.bounds.get("quality", math.inf):
         return
     hoped = []
-    for form in group.open:
+    for form in unmade:
         least = error if group.forms[form].deployment.bits == "32" else error - (stderr or 0.0)
         quality = Quality(task.metric, score, max(least, 0.0))
-        hoped.append(replace(group.outcome(form), quality=quality, measurement=group.looks.get(form)))
+        hoped.append(replace(group.outcome(form), quality=quality, measurement=group.looks[form]))
     beaten = group.ask({"ask": "deploy", "forms": [to_json(outcome) for outcome in hoped]}) or ()
     learned = (*group.origin.history.get("learned", ()), error)
-    for form, lost in zip(tuple(group.open), beaten, strict=False):
+    for form, lost in zip(unmade, beaten, strict=False):
         if lost:
             group.known[form] |= {"learned": learned, "measurement": group.looks[form]}
             reason = f"with an error of {error:.3g} it was behind others that are as fast and as small"

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from spaces.backend import keras, tf
-from spaces.cells.cell import Cell, backwards, find_cell
+from spaces.cells.cell import Cell, CellLayer, backwards, find_cell
 from spaces.cells.products import dense
+from spaces.cells.recurrent import RecurrentCell, written_out
 from spaces.errors import ModelError, SpecError
 from spaces.genotype import Architecture, Deployment
 from spaces.pooling import AttentionPooling, pooled
@@ -41,10 +42,13 @@ def build(architecture: Architecture, signature: Signature, seed: int) -> Any:
     for layer in _preparation(architecture, signature):
         x = layer(x)
     if architecture.brick:
-        x = Bricks(cell.layer(architecture.units, name="brick"), architecture.brick, name="bricks")(x)
+        brick = _written_out(cell.layer(architecture.units, name="brick"), architecture.brick)
+        x = Bricks(brick, architecture.brick, name="bricks")(x)
     for index in range(1, architecture.layers + 1):
         sequences = _sequences(architecture, signature, index)
         layer = cell.layer(architecture.units, return_sequences=sequences, name=f"layer{index}")
+        if not (signature.masked and architecture.bidirectional):  # Keras would mask the way back the wrong way round
+            layer = _written_out(layer, x.shape[1])
         y = (_both_ways(layer) if architecture.bidirectional else layer)(x)
         if architecture.dropout:
             y = keras.layers.Dropout(architecture.dropout, name=f"dropout{index}")(y)
@@ -58,6 +62,13 @@ def build(architecture: Architecture, signature: Signature, seed: int) -> Any:
     model = keras.Model(inputs, keras.layers.Dense(signature.outputs, name="head")(x))
     put_weights(model, {name: _start(cell, name, arrays) for name, arrays in weights_of(model).items()})
     return model
+
+
+def recurrent(model: Any) -> bool:
+    """Whether a layer of a Keras model takes its steps one after the other, in a loop or written out."""
+    own = (find_cell(one.cell) for one in model.submodules if isinstance(one, CellLayer))
+    stock = any(isinstance(one, keras.layers.RNN) for one in model.submodules)
+    return stock or any(isinstance(cell, RecurrentCell) for cell in own)
 
 
 def weights_of(model: Any) -> Weights:
@@ -181,6 +192,13 @@ def prepared(architecture: Architecture, signature: Signature, weights: Weights,
 def _sequences(architecture: Architecture, signature: Signature, index: int) -> bool:
     """Whether this layer gives every step: all but the last do, and that one unless only its last step is read."""
     return index < architecture.layers or signature.sequences or architecture.readout != "last"
+
+
+def _written_out(layer: Any, steps: int) -> Any:
+    """The layer without a loop, where that trains faster; brisk's own layers see to it themselves."""
+    if isinstance(layer, keras.layers.RNN) and written_out(steps):
+        return type(layer).from_config({**layer.get_config(), "unroll": True})
+    return layer
 
 
 def _both_ways(forward: Any) -> Any:

@@ -19,7 +19,8 @@ from objectives.judge import prepare
 from objectives.training.accelerator import BREAK_EVEN_STEPS, compiled, strategy_of
 from objectives.training.fit import fit
 from spaces.backend import keras, tf
-from spaces.build import build
+from spaces.build import build, recurrent
+from spaces.cells.recurrent import WRITTEN_OUT
 from spaces.errors import SpecError
 from spaces.genotype import Architecture, Training
 from spaces.record import to_json
@@ -116,20 +117,28 @@ def test_a_compiled_step_does_what_the_plain_one_does() -> None:
 def test_nothing_is_compiled_where_it_would_not_pay_or_not_repeat() -> None:
     scanned = stepping(build(Architecture("mingru", 5), SUMS, seed=0))
     assert compiled(scanned, BATCH, BREAK_EVEN_STEPS - 1) is None
-    looped = stepping(build(Architecture("simple_rnn", 5), SUMS, seed=0))
-    assert compiled(looped, BATCH, BREAK_EVEN_STEPS) is None
+    long = stepping(build(Architecture("simple_rnn", 5), replace(SUMS, time_steps=WRITTEN_OUT + 1), seed=0))
+    longer = [tf.TensorSpec([16, WRITTEN_OUT + 1, 2]), BATCH[1]]
+    assert compiled(long, longer, BREAK_EVEN_STEPS) is None
     dropping = stepping(build(Architecture("mingru", 5, dropout=0.2), SUMS, seed=0))
     assert compiled(dropping, BATCH, BREAK_EVEN_STEPS) is None
 
 
-def told_of(function: Any) -> dict[str, Any]:
+def told_of(function: Any, first: Any = None) -> dict[str, Any]:
     """How training a small model went that has this function inside; planned to be long, and soon over."""
     x = keras.Input((7, 2))
-    h = L.Lambda(function)(L.Dense(8, activation="tanh")(L.Flatten()(x)))
+    h = L.Lambda(function)(L.Dense(8, activation="tanh")((first or L.Flatten())(x)))
     part = types.SimpleNamespace(**dict(zip("xy", batch_of(32), strict=True)))
     data: Any = types.SimpleNamespace(signature=SUMS, train=part, validation=part)
     spec = TrainingSpec(epochs=BREAK_EVEN_STEPS, patience=1)
     return fit(keras.Model(x, L.Dense(2, name="head")(h)), data, Training(0.5), spec, seed=0)
+
+
+def test_steps_that_wait_for_each_other_are_not_compiled_written_out_or_not() -> None:
+    assert told_of(lambda t: 2.0 * t, L.GRU(4, unroll=True))["graph"] == "plain"
+    for name, waits in (("lstm", True), ("fastgrnn", True), ("mingru", False), ("tcn", False)):
+        for more in ({}, {"bidirectional": True}, {"brick": 3}) if name != "tcn" else ({},):
+            assert recurrent(build(Architecture(name, 4, **more), SUMS, seed=0)) == waits, (name, more)
 
 
 def test_fit_compiles_long_trainings_and_goes_on_plainly_where_xla_cannot() -> None:

@@ -110,7 +110,7 @@ def test_what_others_beat_once_it_is_trained_is_not_deployed(group: Group) -> No
         signature=SimpleNamespace(kind="classification"), validation=SimpleNamespace(x=None, y=true)
     )
     group.origin = SimpleNamespace(  # type: ignore[assignment]
-        answer=lambda x: np.eye(2, dtype=np.float32)[[0, 1, 0, 0]], history={"learned": [0.5, 0.3]}
+        answer=lambda x: np.eye(2, dtype=np.float32)[[0, 1, 0, 0]], history={"learned": [0.5, 0.3]}, trained_as=""
     )
     group.ask = lambda question: asked.append(question) or [False, True]
     _spare_the_beaten(group)

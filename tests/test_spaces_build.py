@@ -9,6 +9,7 @@ from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import lower
 from spaces.backend import keras, tf
 from spaces.build import build, put_weights, served, serving_model, weights_of
+from spaces.cells.recurrent import WRITTEN_OUT
 from spaces.errors import ModelError, SpecError
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import PADDING, Signature
@@ -120,6 +121,52 @@ def test_the_file_answers_as_keras_does_and_again(architecture, signature, deplo
     for got in (twice[: len(x)], twice[len(x) :]):
         assert np.abs((got - expected) / unit)[steps].max() <= 1e-5
     np.testing.assert_array_equal(twice[: len(x)], twice[len(x) :])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "signature", "loops_stay"),
+    [
+        (cell("lstm"), FLOATS, False),
+        (cell("gru", layers=2, bidirectional=True), TAGGING, True),
+        (cell("simple_rnn", bidirectional=True), FLOATS, False),
+        (cell("gru", brick=3, readout="mean"), MASKED, False),
+        (cell("fastgrnn", bidirectional=True, rank=2), MASKED, False),
+    ],
+)
+def test_short_sequences_are_trained_without_a_loop_and_alike(architecture, signature, loops_stay, monkeypatch):
+    x = raw(signature)
+
+    def found():
+        model = trained(architecture, signature)
+
+        @tf.function(autograph=False)
+        def step(x):
+            with tf.GradientTape() as tape:
+                y = model(x, training=True)
+                value = tf.reduce_sum(tf.sin(y))
+            return [y, *tape.gradient(value, model.trainable_variables)]
+
+        graph = step.get_concrete_function(tf.TensorSpec((None, *x.shape[1:]), x.dtype)).graph.as_graph_def()
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        return any("While" in node.op for node in nodes), [each.numpy() for each in step(x)]
+
+    loops, written_out = found()
+    assert loops == loops_stay
+    monkeypatch.setattr("spaces.cells.recurrent.WRITTEN_OUT", 0)
+    loops, in_a_loop = found()
+    assert loops
+    for mine, other in zip(written_out, in_a_loop, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
+
+
+def test_long_sequences_are_trained_in_a_loop_and_all_on_a_gpu(monkeypatch):
+    def unrolled(signature):
+        return build(cell("gru"), signature, 0).get_layer("layer1").unroll
+
+    assert unrolled(long(FLOATS, WRITTEN_OUT))
+    assert not unrolled(long(FLOATS, WRITTEN_OUT + 1))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["one"] if kind == "GPU" else [])
+    assert not unrolled(long(FLOATS, WRITTEN_OUT))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8])

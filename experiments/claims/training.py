@@ -1,11 +1,14 @@
-"""The training claim: what XLA saves and costs a step, and how two workers of one core compare with one of two.
+"""The training claim: what XLA saves and costs a step, what a short sequence saves without its loop, and how two
+workers of one core compare with one of two.
 
     python -m experiments.claims.training --out DIR
 
 Digits as pixels, 64 steps, batch 32, Adam. XLA: a step of the same model, plain and compiled in turns, in a process
 with all the cores and in one with a single core; the break-even is where the time saved has paid for compiling.
-Workers: whole epochs by `objectives.training.fit`, in turns; the pair trains at the same time. Takes about four minutes
-on two idle cores. Writes DIR/training.json and prints its tables.
+Loops: whole trainings by `objectives.training.fit` of frames of 16, 8 and 4 pixels, on one core, with a loop over time
+and with its steps written out, in turns: the first epoch, which is traced, and the median of the others. Workers: whole
+epochs by the same, in turns; the pair trains at the same time. Takes about five minutes on two idle cores. Writes
+DIR/training.json and prints its tables.
 """
 
 from __future__ import annotations
@@ -30,8 +33,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "LSTM 128": {"cell": "lstm", "units": 128},
 }
 BATCH, STEPS, TURNS = 32, 34, 7
+SHORT = {f"{cell} {64 // stack}": (cell, stack) for cell in ("gru", "lstm", "fastgrnn") for stack in (16, 8, 4)}
+"""By cell and steps, with how many pixels a step."""
 LOOP_STEPS = 2  # of a compiled loop over time, of which more would take minutes
-EPOCHS, ROUNDS = 25, 3
+EPOCHS, SHORT_EPOCHS, ROUNDS = 25, 8, 3
 
 
 def main() -> None:
@@ -44,7 +49,13 @@ def main() -> None:
         answer()
         return
     cores = sorted(os.sched_getaffinity(0))
-    report: dict[str, Any] = {"xla": [], "workers": [], "load_before": os.getloadavg()[1], "processor": processor()}
+    report: dict[str, Any] = {
+        "xla": [],
+        "loops": [],
+        "workers": [],
+        "load_before": os.getloadavg()[1],
+        "processor": processor(),
+    }
     for share in dict.fromkeys([tuple(cores), (cores[0],)]):
         with child(share) as ask:
             for name in MODELS:
@@ -56,6 +67,18 @@ def main() -> None:
                     f"{row['xla_ms']:.2f} ms, compiled in {row['compile_s']:.1f} s, {pays}",
                     flush=True,
                 )
+    with child(cores[:1]) as ask:
+        for name in SHORT:
+            turns = [(heard(ask("looped", name)), heard(ask("written", name))) for _ in range(ROUNDS)]
+            looped, written = (
+                {key: statistics.median(turn[side][key] for turn in turns) for key in turns[0][side]} for side in (0, 1)
+            )
+            report["loops"].append({"model": name, "looped": looped, "written_out": written})
+            print(
+                f"{name:13} steps: an epoch of a loop {looped['epoch_s']:.3f} s, written out {written['epoch_s']:.3f} "
+                f"s; the first one {looped['first_s']:.2f} and {written['first_s']:.2f} s",
+                flush=True,
+            )
     with child(cores) as one, child(cores[:1]) as left, child(cores[1:2] or cores) as right:
         for name in MODELS:
             rates: dict[str, list[float]] = {"one_worker": [], "two_workers": []}
@@ -103,7 +126,7 @@ def answer() -> None:
     """A child's main."""
     for line in sys.stdin:
         duty, _, name = line.strip().partition(" ")
-        print(json.dumps({"compare": compare, "train": train}[duty](name)), flush=True)
+        print(json.dumps(DUTIES[duty](name)), flush=True)
 
 
 def train(name: str) -> dict[str, Any]:
@@ -118,6 +141,33 @@ def train(name: str) -> dict[str, Any]:
     model = build(Architecture(**MODELS[name]), data.signature, seed=0)
     spec = TrainingSpec(epochs=EPOCHS, batch_size=BATCH, patience=EPOCHS)
     return {"rate": fit(model, data, Training(4e-3), spec, seed=0)["sequences_per_s"]}
+
+
+def looped(name: str) -> dict[str, Any]:
+    """Seconds of the first epoch and of the others, with a loop over time."""
+    from spaces.cells import recurrent
+
+    usual, recurrent.WRITTEN_OUT = recurrent.WRITTEN_OUT, 0
+    try:
+        return written(name)
+    finally:
+        recurrent.WRITTEN_OUT = usual
+
+
+def written(name: str) -> dict[str, Any]:
+    """The same, the steps written out."""
+    from objectives.bench import TaskSpec, TrainingSpec
+    from objectives.data import load
+    from objectives.training.fit import fit
+    from spaces.build import build
+    from spaces.genotype import Architecture, Training
+
+    cell, stack = SHORT[name]
+    data = load(TaskSpec(data="digits-pixels"), seed=0, root="")
+    model = build(Architecture(cell, 32, frame_stack=stack), data.signature, seed=0)
+    spec = TrainingSpec(epochs=SHORT_EPOCHS, batch_size=BATCH, patience=SHORT_EPOCHS)
+    history = fit(model, data, Training(4e-3), spec, seed=0)
+    return {"first_s": history["first_epoch_s"], "epoch_s": history["epoch_s"]}
 
 
 def compare(name: str) -> dict[str, Any]:
@@ -168,6 +218,8 @@ def step_ms(work: Callable[[], Any], steps: int) -> float:
     float(value)
     return 1000 * (time.perf_counter() - started) / steps
 
+
+DUTIES = {"compare": compare, "train": train, "looped": looped, "written": written}
 
 if __name__ == "__main__":
     main()

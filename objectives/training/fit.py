@@ -19,6 +19,7 @@ from objectives.training.narrow import rounding
 from objectives.training.prune import Sparsity, held, sparsify
 from objectives.training.rungs import Rungs, packed
 from spaces.backend import keras, tf
+from spaces.build import recurrent
 from spaces.errors import CandidateError
 from spaces.genotype import Training
 from spaces.signature import Signature
@@ -259,7 +260,8 @@ class _Epoch:
     """A whole epoch as one graph: row numbers [steps, batch] -> the mean training loss.
 
     `moved` are the variables that the optimiser moves by the gradients of the model's. On one device the step of a
-    training of `steps` steps may be compiled; one that XLA turns out not to know is run as it is.
+    training of `steps` steps may be compiled, unless time steps in it wait for each other, where XLA gains nothing; one
+    that XLA turns out not to know is run as it is.
     """
 
     def __init__(
@@ -273,6 +275,7 @@ class _Epoch:
         steps: int,
     ) -> None:
         self._strategy, self._steps, self._after_step = model.distribute_strategy, steps, after_step
+        self._recurrent = recurrent(model)
         self._data = _constants(columns)
         self._run: Callable[[Any], Any] | None = None
         self.graph = "plain"
@@ -296,7 +299,8 @@ class _Epoch:
         """Choose how epochs are run, and run one."""
         several = self._strategy.num_replicas_in_sync > 1  # gradients cannot be summed within a graph of its own
         batch = [tf.TensorSpec([order.shape[1], *column.shape[1:]], column.dtype) for column in self._data]
-        if not several and (fast := compiled(tf.function(self._step, autograph=False), batch, self._steps)):
+        alone = not several and not self._recurrent
+        if alone and (fast := compiled(tf.function(self._step, autograph=False), batch, self._steps)):
             self.graph, self._run = "xla", self._over(fast)
             try:
                 return self._run(order)

@@ -14,6 +14,16 @@ from spaces.cells.products import Factored
 from spaces.genotype import Deployment
 from spaces.scan import State, Tensor, loop, unroll
 
+WRITTEN_OUT = 16
+"""The most steps that are trained one by one in the graph, in place of a loop over time. A step of a loop costs a CPU
+half as much again or as much again; writing more of them out costs a search more than it saves, for the graph is made
+anew for each model (`experiments/claims/training.py`)."""
+
+
+def written_out(steps: int | None) -> bool:
+    """Whether a sequence of so many steps is trained without a loop; on a GPU loops are Keras's own fast kernels."""
+    return steps is not None and steps <= WRITTEN_OUT and not tf.config.list_physical_devices("GPU")
+
 
 class RecurrentCell(Cell):
     """A cell whose step needs the state before; all inputs are projected beforehand, in one matrix product."""
@@ -38,7 +48,7 @@ class RecurrentCell(Cell):
         """One time step: projected [batch, gates] and the state before -> the state after, its output first."""
 
     def train(self, weights: Arrays, x: Tensor, mask: Tensor, *, return_sequences: bool, training: bool) -> Tensor:
-        """Keras's own loop over the projected inputs, which records every step for the gradients."""
+        """Keras's own loop over the projected inputs, or the steps of a short sequence, recorded for the gradients."""
         start = [tf.zeros([tf.shape(x)[0], width]) for width in self.state_widths(weights)]
         projected = self.project_batch(weights, x, mask) if training else self.project(weights, x)
 
@@ -52,6 +62,7 @@ class RecurrentCell(Cell):
             start,
             mask=None if mask is None else mask > 0.0,
             return_all_outputs=return_sequences,
+            unroll=written_out(projected.shape[1]),
         )
         return outputs if return_sequences else last
 
