@@ -147,6 +147,8 @@ def _costs(history: History, outcome: Outcome) -> dict[str, float]:
     if outcome.stage == FORETOLD:
         return {}
     read = {name: OBJECTIVES[name].read(outcome) for name in history.plan.objectives}
+    if outcome.weighed and "quality" in read:
+        read["quality"] = outcome.error
     return {name: cost for name, cost in read.items() if cost is not None and math.isfinite(cost)}
 
 

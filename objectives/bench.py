@@ -13,9 +13,10 @@ from spaces.genotype import Genotype
 ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 """What `training.accelerator` may ask for: all devices of that kind, or of the fastest kind that there is."""
 
-ECONOMIES = ("siblings", "look", "halving", "prior", "pour", "graphs")
+ECONOMIES = ("siblings", "look", "halving", "deploy", "prior", "pour", "graphs")
 """What a search saves by: a trained model served in every form at once; a short measurement before training, a full one
-only for what may be on the front; training stopped at rungs; proposals skipped by the fitted latency model; trained
+only for what may be on the front; training stopped at rungs; no file of a trained form that others
+beat; proposals skipped by the fitted latency model; trained
 weights put into the file of the look; models kept with their graphs, to be trained again at another rate. Each can be
 switched off (`search.without`), to see what it brings.
 """

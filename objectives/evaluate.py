@@ -83,7 +83,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
         if group.open:
             with group.stage("train"):
                 group.origin.train(emit, partial(_goes_on, group))
-            if looking:
+            if looking and "deploy" not in group.bench.without:
                 _spare_the_beaten(group)
             group.each(_deploy)
             group.looks = group.looks if looking else {}
@@ -144,15 +144,19 @@ def _goes_on(group: Group, rung: int, epoch: int, error: float, left_s: float) -
 def _spare_the_beaten(group: Group) -> None:
     """Settle the forms that others beat, now that the error is known: they need no file, unless the home has it.
 
-    Narrow bits change an error, now and then for the better: it is taken a standard error lower. One that is over its
-    bound is deployed nevertheless, for a file is what is judged.
+    Narrow bits change an error, now and then for the better: it is taken a standard error lower. One that may be over
+    a bound, or whose look is not to be relied on, is deployed nevertheless, for a file is what is judged.
     """
     unmade = [form for form in group.open if form in group.looks and _kept_deployed(group, form) is None]
+    unmade = [form for form in unmade if not (_unsure(group, form) or _over_when_looked_at(group, form))]
     if not unmade:
         return
     task, true = TASKS[group.data.signature.kind], group.data.validation.y
-    with group.stage("quality"):
-        score, stderr = task.score(true, group.reference), task.stderr(true, group.reference)
+    try:
+        with group.stage("quality"):
+            score, stderr = task.score(true, group.reference), task.stderr(true, group.reference)
+    except CandidateError:  # each form meets it again
+        return
     error = task.error(score)
     if error > group.bench.bounds.get("quality", math.inf):
         return
@@ -162,12 +166,18 @@ def _spare_the_beaten(group: Group) -> None:
         quality = Quality(task.metric, score, max(least, 0.0))
         hoped.append(replace(group.outcome(form), quality=quality, measurement=group.looks[form]))
     beaten = group.ask({"ask": "deploy", "forms": [to_json(outcome) for outcome in hoped]}) or ()
-    learned = (*group.origin.history.get("learned", ()), error)
+    learned = tuple(group.origin.history.get("learned", ()))
     for form, lost in zip(unmade, beaten, strict=False):
         if lost:
-            group.known[form] |= {"learned": learned, "measurement": group.looks[form]}
-            reason = f"with an error of {error:.3g} it was behind others that are as fast and as small"
+            artifact = replace(group.known[form]["artifact"], sha256="", compressed_bytes=0)  # of random weights
+            known = {"artifact": artifact, "measurement": group.looks[form], "learned": learned, "trained_error": error}
+            group.known[form] |= known
+            reason = f"with an error of {error:.3g} it was behind another that is as good in all else"
             group.settle(form, "stopped", stage=UNDEPLOYED, reason=reason)
+
+
+def _over_when_looked_at(group: Group, form: int) -> str:
+    return over_bound(replace(group.outcome(form), measurement=group.looks[form]), group.bench.bounds)
 
 
 def _artifact(group: Group, form: int, stage: str) -> Artifact:

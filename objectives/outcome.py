@@ -74,7 +74,9 @@ FORETOLD = "foretold"
 """The stage of an outcome that was not tried, for the latency model was sure of it: no figure of it is measured."""
 
 UNDEPLOYED = "deploy"
-"""The stage of one that was trained to the end and stopped there, for others beat it whatever its file would answer."""
+"""The stage of one that was trained to the end and stopped there, for others beat it whatever its file would answer.
+What it has of an artifact is what any weights would give.
+"""
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,15 @@ class Outcome:
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    learned: tuple[float, ...] = ()  # the validation error at each rung of its training, and of the model if UNDEPLOYED
+    learned: tuple[float, ...] = ()  # the validation error at each rung of its training
+    trained_error: float | None = None  # of the model that was trained to the end, where it is UNDEPLOYED
 
     @property
     def error(self) -> float | None:
         """The validation error of its file, or else the last that its training came to; None before that."""
         if self.quality:
             return self.quality.error
-        return self.learned[-1] if self.learned else None
+        return self.trained_error if self.trained_error is not None else self.learned[-1] if self.learned else None
 
     @property
     def weighed(self) -> bool:

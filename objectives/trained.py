@@ -67,11 +67,6 @@ class _Built:
         return self.constants[asked]
 
     @functools.cached_property
-    def serving(self) -> Any:
-        """The model as it is served."""
-        return serving_model(self.model, self.signature)
-
-    @functools.cached_property
     def outputs(self) -> Outputs:
         """What the model gives, traced once for all validation."""
         return outputs_of(self.model)
@@ -165,9 +160,10 @@ class Trained:
 
     @property
     def serving(self) -> Any:
-        """The float Keras model as it is served, with the trained weights."""
-        put_weights(self.model, self.weights)
-        return self._built.serving
+        """The float Keras model as it is served, with the trained weights, its loops as everybody has them."""
+        model = build(self._genotype.served, self._data.signature, self._bench.training_seed, loops=True)
+        put_weights(model, self.weights)
+        return serving_model(model, self._data.signature)
 
     def answer(self, x: NDArray[Any]) -> NDArray[Any]:
         """What the float Keras model gives."""

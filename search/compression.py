@@ -135,7 +135,7 @@ def pairs(
     """
     known: dict[Genotype, Name] = {}
     for name, outcome in sorted(searched.items(), key=lambda item: item[0] not in finals):
-        if outcome.quality and outcome.measurement and outcome.artifact:
+        if (outcome.quality or outcome.weighed) and outcome.measurement and outcome.artifact:
             known.setdefault(outcome.genotype, name)
     asked = None if of is None else {searched[name].genotype for name in of}
     techniques = tuple(techniques)
@@ -144,10 +144,20 @@ def pairs(
             continue
         for technique in techniques:
             setting = technique.setting(genotype)
-            if setting and (unused := known.get(technique.without(genotype))) is not None:
+            plain = technique.without(genotype)
+            if setting and (unused := known.get(plain)) is not None:
+                if not _comparable(searched[used], searched[unused]):
+                    continue
                 final = used in finals and unused in finals
                 figures = finals if final else searched
                 yield _pair(technique.name, setting, (used, figures[used]), (unused, figures[unused]), rows, final)
+
+
+def _comparable(one: Outcome, other: Outcome) -> bool:
+    """Whether both were deployed, or have the same weights in the same bits, and so the same error, file or none."""
+    mine, its = one.genotype, other.genotype
+    same = mine.group == its.group and mine.deployment.bits == its.deployment.bits
+    return same or bool(one.quality and other.quality)
 
 
 def ledger(found: Iterable[Pair]) -> list[Entry]:
@@ -163,8 +173,10 @@ def _pair(
     technique: str, setting: str, used: tuple[Name, Outcome], unused: tuple[Name, Outcome], rows: int, final: bool
 ) -> Pair:
     (with_it, one), (without, other) = used, unused
-    quality, measured, artifact = _figures(one)
-    plain_quality, plain_measured, plain_artifact = _figures(other)
+    measured, artifact = _figures(one)
+    plain_measured, plain_artifact = _figures(other)
+    known = one.quality or other.quality or Quality("", math.nan, one.error or 0.0)  # of the same weights, if of one
+    quality, plain_quality = one.quality or known, other.quality or known
     (low, high), (plain_low, plain_high) = measured.ci_ms, plain_measured.ci_ms
     more = measured.batch / plain_measured.batch
     tested = final and quality.test is not None and plain_quality.test is not None
@@ -186,15 +198,14 @@ def _pair(
     )
 
 
-def _figures(outcome: Outcome) -> tuple[Quality, Measurement, Artifact]:
-    assert outcome.quality, "only complete candidates are paired"
-    assert outcome.measurement, "only complete candidates are paired"
-    assert outcome.artifact, "only complete candidates are paired"
-    return outcome.quality, outcome.measurement, outcome.artifact
+def _figures(outcome: Outcome) -> tuple[Measurement, Artifact]:
+    assert outcome.measurement, "only what was measured is paired"
+    assert outcome.artifact, "only what was lowered is paired"
+    return outcome.measurement, outcome.artifact
 
 
 def _packed_ratio(artifact: Artifact, plain: Artifact) -> float:
-    """Of the files packed; of those as they are, where an older brisk made one."""
+    """Of the files packed; of those as they are, where there is but one file, or an older brisk made one."""
     if artifact.compressed_bytes and plain.compressed_bytes:
         return plain.compressed_bytes / artifact.compressed_bytes
     return plain.size_bytes / artifact.size_bytes

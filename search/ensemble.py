@@ -17,8 +17,9 @@ def best(outcomes: Iterable[Outcome], count: int) -> tuple[Genotype, ...]:
     kept: dict[str, tuple[float, str, Genotype]] = {}
     for outcome in outcomes:
         genotype = outcome.genotype
-        if outcome.quality and not genotype.training.distillation:
-            ranked = (outcome.quality.error, genotype.key, genotype)
+        trained = outcome.quality or outcome.weighed
+        if trained and outcome.error is not None and not genotype.training.distillation:
+            ranked = (outcome.error, genotype.key, genotype)
             kept[genotype.group] = min(kept.get(genotype.group, ranked), ranked, key=lambda one: one[:2])
     ordered = sorted(kept.items(), key=lambda item: (item[1][0], item[0]))
     return tuple(genotype for _, (_, _, genotype) in ordered[:count]) if len(ordered) >= count else ()

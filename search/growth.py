@@ -21,7 +21,7 @@ def settled(outcomes: Iterable[Outcome], reference: Mapping[str, float]) -> bool
     `outcomes` in the order in which they were told, `reference` as in `search.summary.reference_of`. None while there
     are too few to say, or nothing to measure from.
     """
-    told = [outcome for outcome in outcomes if outcome.quality or outcome.learned]
+    told = [outcome for outcome in outcomes if outcome.error is not None]
     models = list(dict.fromkeys((outcome.genotype.architecture, outcome.genotype.training) for outcome in told))
     last = max(FEWEST, math.ceil(len(models) / SHARE))
     before = set(models[:-last])

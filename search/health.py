@@ -88,7 +88,7 @@ def _trained(history: History) -> set[tuple[Architecture, Training]]:
     return {
         _model(outcome.genotype)
         for outcome in history.outcomes.values()
-        if outcome.quality or outcome.learned or outcome.state in ("complete", "stopped")
+        if outcome.error is not None or outcome.state in ("complete", "stopped")
     }
 
 

@@ -81,14 +81,14 @@ def child_row(number: Key, outcome: Outcome) -> Row:
     if outcome.untrained_ms is not None and outcome.stage != FORETOLD:
         metrics["untrained_ms"] = outcome.untrained_ms
     metrics |= {f"seconds_{stage}": seconds for stage, seconds in outcome.seconds.items()}
-    tags = {"brisk.state": outcome.state, "brisk.feasible": str(outcome.state == "complete").lower()}
+    tags = {"brisk.state": outcome.state, "brisk.feasible": str(outcome.weighed).lower()}
     if outcome.reason:
         tags["brisk.stage"], tags["brisk.reason"] = outcome.stage, outcome.reason[:TAG_LIMIT]
     if outcome.notes:
         tags["brisk.notes"] = "\n".join(outcome.notes)[:TAG_LIMIT]
     if outcome.artifact:
         tags["brisk.exporter"] = outcome.artifact.exporter
-        tags["brisk.sha256"] = outcome.artifact.sha256
+        tags |= {"brisk.sha256": outcome.artifact.sha256} if outcome.artifact.sha256 else {}
         tags["brisk.realised_bits"] = json.dumps(outcome.artifact.realised_bits)
     if outcome.measurement:
         tags["brisk.device"], tags["brisk.scenario"] = outcome.measurement.device, outcome.measurement.scenario
@@ -219,7 +219,7 @@ def view_state(parent_id: str, metric: str) -> str:
 def _quality(outcome: Outcome) -> dict[str, float]:
     quality = outcome.quality
     if quality is None:
-        return {}
+        return {} if outcome.trained_error is None else {"error": outcome.trained_error}
     figures = {
         "error": quality.error,
         f"validation_{quality.metric}": quality.validation,

@@ -398,8 +398,6 @@ class Study:
         """Which forms of a trained model need not be deployed; the question is of `objectives.evaluate`. As for `stop`,
         any thread may ask.
         """
-        if "halving" in self.plan.bench.without:
-            return [False for _ in question["forms"]]
         return self._trainings.beaten([from_json(Outcome, plain) for plain in question["forms"]], self._outcomes)
 
     # What came of it -------------------------------------------------------------------------------------------------
@@ -446,7 +444,7 @@ class Study:
         self._optuna.tell(number, values, state=state)
         self._outcomes[number] = outcome
         del self._asked[number]
-        if outcome.state == "complete":
+        if outcome.weighed:
             self._crashes.well(outcome.genotype)
         if not any(other.group == outcome.genotype.group for other in self._asked.values()):
             self._trainings.over(outcome.genotype.group)

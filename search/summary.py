@@ -133,7 +133,7 @@ def reference_of(history: History) -> dict[str, float]:
             value = OBJECTIVES[name].read(latest(history, "baseline")) if history.baseline else None
             value = history.plan.bench.bounds.get(name) if value is None else value
         if value is None:
-            known = [_costs(history, other)[name] for other in history.candidates.values() if other.state == "complete"]
+            known = [_costs(history, other)[name] for other in history.candidates.values() if other.weighed]
             value = max(known, default=None)
         if value is None or value <= 0:
             return {}

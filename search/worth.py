@@ -76,8 +76,8 @@ class Trainings:
 
 def at_rung(outcome: Outcome, rung: int) -> Costs:
     """What was known of a candidate when it came to a rung; one that needed no more epochs had learned all."""
-    quality = outcome.quality.error if outcome.quality else None
-    error = outcome.learned[rung] if rung < len(outcome.learned) else quality
+    whole = outcome.quality.error if outcome.quality else outcome.trained_error
+    error = outcome.learned[rung] if rung < len(outcome.learned) else whole
     looked = replace(outcome, measurement=None) if outcome.untrained_ms is not None else outcome
     return costs_of(outcome) | {"quality": error, "latency": OBJECTIVES["latency"].read(looked)}
 
@@ -92,14 +92,17 @@ def near_the_front(candidates: Mapping[Key, Outcome], objectives: Sequence[str])
 
 
 def _at_end(outcome: Outcome, end: int) -> Costs:
-    """The costs of a candidate at the lower or the upper end of its latency's interval, or of its noise from sitting to
-    sitting where that is wider.
+    """The costs of a candidate at the lower or the upper end of its latency's interval, or of the noise from sitting to
+    sitting where that is wider; and of its memory's.
     """
-    measured, noise = outcome.measurement, OBJECTIVES["latency"].noise
-    if measured:
-        ends = [*measured.ci_ms, measured.median_ms * (1 - noise), measured.median_ms * (1 + noise)]
-        outcome = replace(outcome, measurement=replace(measured, median_ms=(min, max)[end](ends)))
-    return costs_of(outcome)
+    costs = {
+        name: None if cost is None else cost * (1 + (-1, 1)[end] * OBJECTIVES[name].noise)
+        for name, cost in costs_of(outcome).items()
+    }
+    if outcome.measurement and costs["latency"] is not None:
+        limit = outcome.measurement.ci_ms[end] / outcome.measurement.batch
+        costs["latency"] = (min, max)[end](limit, costs["latency"])
+    return costs
 
 
 def _all_known(costs: Iterable[Costs], objectives: Sequence[str]) -> list[list[float]]:

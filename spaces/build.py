@@ -25,12 +25,12 @@ Weights = dict[str, list[np.ndarray]]
 """By layer name: "embedding", "layer1", "layer1_backward", "layer2", ..., "head"; arrays in Keras's order."""
 
 
-def build(architecture: Architecture, signature: Signature, seed: int) -> Any:
+def build(architecture: Architecture, signature: Signature, seed: int, *, loops: bool = False) -> Any:
     """A fresh Keras model: raw x [batch, time, features] float32, or tokens [batch, time] int32, to logits
     (classification, tagging) or normalised values (regression).
 
-    Seeds TensorFlow, NumPy and Python: the same seed gives the same weights. Raises SpecError where the architecture
-    makes no sense for the signature.
+    Seeds TensorFlow, NumPy and Python: the same seed gives the same weights. Keras's own layers come without a loop
+    where that trains faster, unless `loops`. Raises SpecError where the architecture makes no sense for the signature.
     """
     if signature.sequences and architecture.frame_stack > 1:
         raise SpecError(
@@ -42,12 +42,12 @@ def build(architecture: Architecture, signature: Signature, seed: int) -> Any:
     for layer in _preparation(architecture, signature):
         x = layer(x)
     if architecture.brick:
-        brick = _written_out(cell.layer(architecture.units, name="brick"), architecture.brick)
-        x = Bricks(brick, architecture.brick, name="bricks")(x)
+        brick = cell.layer(architecture.units, name="brick")
+        x = Bricks(brick if loops else _written_out(brick, architecture.brick), architecture.brick, name="bricks")(x)
     for index in range(1, architecture.layers + 1):
         sequences = _sequences(architecture, signature, index)
         layer = cell.layer(architecture.units, return_sequences=sequences, name=f"layer{index}")
-        if not (signature.masked and architecture.bidirectional):  # Keras would mask the way back the wrong way round
+        if not (loops or (signature.masked and architecture.bidirectional)):  # Keras would turn the mask the wrong way
             layer = _written_out(layer, x.shape[1])
         y = (_both_ways(layer) if architecture.bidirectional else layer)(x)
         if architecture.dropout:
@@ -196,7 +196,7 @@ def _sequences(architecture: Architecture, signature: Signature, index: int) -> 
 
 def _written_out(layer: Any, steps: int) -> Any:
     """The layer without a loop, where that trains faster; brisk's own layers see to it themselves."""
-    if isinstance(layer, keras.layers.RNN) and written_out(steps):
+    if type(layer) in (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN) and written_out(steps):
         return type(layer).from_config({**layer.get_config(), "unroll": True})
     return layer
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from objectives.artifact import Artifact
 from objectives.bench import Bench, TaskSpec, TrainingSpec
-from objectives.evaluate import _goes_on, _look, _spare_the_beaten, _unsure
+from objectives.evaluate import LONG_MS, _goes_on, _look, _spare_the_beaten, _unsure
 from objectives.group import Group
 from objectives.latency.devices.fake import Fake
 from objectives.latency.devices.local import REFERENCE
@@ -117,6 +118,7 @@ def test_what_others_beat_once_it_is_trained_is_not_deployed(group: Group) -> No
     assert (group.open, asked) == ([0, 1], [])  # nothing is known of their latencies
 
     group.looks = {0: looked(0.2, trusted=True), 1: looked(0.1, trusted=True)}
+    group.known[1]["artifact"] = Artifact("of random weights", 5000, 1, {}, "brisk loop", compressed_bytes=4000)
     group.bench = replace(group.bench, bounds={"quality": 0.2})
     _spare_the_beaten(group)
     assert (group.open, asked) == ([0, 1], [])  # its files will be judged, and refused
@@ -127,10 +129,35 @@ def test_what_others_beat_once_it_is_trained_is_not_deployed(group: Group) -> No
     assert hoped == pytest.approx([0.25, 0.25 - math.sqrt(0.25 * 0.75 / 4)])
     assert group.open == [0]
     told = from_json(Outcome, group.heard[-1]["outcome"])  # type: ignore[attr-defined]
-    assert (told.state, told.stage, told.learned, told.quality) == ("stopped", "deploy", (0.5, 0.3, 0.25), None)
-    assert told.reason == "with an error of 0.25 it was behind others that are as fast and as small"
+    assert (told.state, told.stage, told.learned, told.quality) == ("stopped", "deploy", (0.5, 0.3), None)
+    assert told.reason == "with an error of 0.25 it was behind another that is as good in all else"
     assert told.measurement == group.looks[1]
     assert (told.error, told.weighed) == (0.25, True)
+    assert told.artifact
+    assert (told.artifact.sha256, told.artifact.size_bytes) == ("", 5000)  # a file of random weights is nobody's
+
+
+def test_what_may_be_refused_or_is_not_surely_measured_is_deployed(group: Group) -> None:
+    group.data = SimpleNamespace()  # type: ignore[assignment]  # which nobody asks
+    group.origin = SimpleNamespace(trained_as="")  # type: ignore[assignment]
+    group.looks = {0: looked(LONG_MS + 1, trusted=False), 1: looked(0.2, trusted=True)}
+    group.bench = replace(group.bench, bounds={"latency": 0.19})
+    group.ask = lambda question: pytest.fail("nothing is to be asked")
+    _spare_the_beaten(group)
+    assert group.open == [0, 1]
+
+
+def test_what_cannot_be_run_fails_form_by_form(group: Group) -> None:
+    def answer(x: Any) -> Any:
+        raise ValueError("no such op")
+
+    group.data = SimpleNamespace(  # type: ignore[assignment]
+        signature=SimpleNamespace(kind="classification"), validation=SimpleNamespace(x=None, y=np.zeros(4))
+    )
+    group.origin = SimpleNamespace(answer=answer, trained_as="")  # type: ignore[assignment]
+    group.looks = {form: looked(0.2, trusted=True) for form in group.open}
+    _spare_the_beaten(group)
+    assert group.open == [0, 1]
 
 
 def test_a_training_with_little_left_goes_on_whatever_is_thought_of_it(group: Group) -> None:

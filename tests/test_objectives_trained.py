@@ -193,6 +193,18 @@ def test_another_seed_is_another_training_of_the_same_data(tmp_path: Path) -> No
     assert (mine != other).any()
 
 
+def test_what_is_exported_has_the_loops_that_everybody_has(tmp_path: Path) -> None:
+    """It was trained without one, which is faster here; on a GPU, or in a file to be rewritten, the loop counts."""
+    where = bench(tmp_path, task=TaskSpec(data="digits-rows"), training=TrainingSpec(epochs=1))
+    data = load(where.task, seed=where.seed, root="")
+    made = trained.Trained(where, data, Genotype(Architecture("gru", 4), Training(1e-2), Deployment("loop")))
+    made.train(lambda event: None)
+    assert made.model.get_layer("layer1").unroll
+    assert not made.serving.get_layer("layer1").unroll
+    x = data.validation.x[:8]
+    np.testing.assert_allclose(made.serving(x), made.answer(x), atol=1e-6)
+
+
 def weights_by_rate(at: Path, *rates: float, alpha: float = 0.0) -> dict[float, list[np.ndarray[Any, Any]]]:
     """What trainings of one architecture come to, one after the other; with `alpha` taught by their like."""
     spec = TrainingSpec(epochs=3, batch_size=64, distillation=(0.0, alpha) if alpha else (0.0,))

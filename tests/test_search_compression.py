@@ -74,6 +74,23 @@ def test_forms_and_batches_are_compared_with_the_plain_loop_of_one_sequence() ->
     assert ratios == {("scan", "over loop"): 2.0, ("loop", "over keras"): 1.5, ("batch", "8"): 4.0}
 
 
+def test_a_form_without_a_file_is_paired_where_its_error_is_known() -> None:
+    """Its loops have the weights of those that were deployed; what other bits would have answered nobody knows."""
+
+    def undeployed(form: Outcome) -> Outcome:
+        assert form.quality
+        return replace(form, state="stopped", stage="deploy", quality=None, trained_error=form.quality.error)
+
+    plain, slow = outcome(2.0, steps=1, error=0.2), undeployed(outcome(4.0, steps=4, error=0.2))
+    narrow = undeployed(outcome(9.0, steps=1, bits="8", error=0.1))
+    (pair,) = found(plain, slow, narrow)
+    assert (pair.technique, pair.latency_ratio, pair.error_change) == ("steps", 0.5, 0.0)
+    (pair,) = found(undeployed(plain), slow)
+    assert (pair.technique, pair.latency_ratio, pair.error_change) == ("steps", 0.5, 0.0)
+    (entry,) = ledger([pair])
+    assert entry.verdict == "no gain: 2.0× slower"
+
+
 def test_what_trains_differently_is_paired_with_its_twin() -> None:
     taught = Training(distillation=0.5, hints=0.1, sparsity=0.8)
     twin, other = replace(taught, distillation=0.0, hints=0.0), replace(taught, sparsity=0.0)

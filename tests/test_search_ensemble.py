@@ -49,6 +49,13 @@ def test_the_best_are_distinct_models_that_had_no_teacher(tmp_path: Path) -> Non
     assert best(told, 4) == ()
 
 
+def test_a_model_that_got_no_file_may_teach_and_one_that_was_stopped_may_not(tmp_path: Path) -> None:
+    good, other, third = (replace(BASELINE, architecture=replace(BASELINE.architecture, units=n)) for n in (16, 32, 48))
+    undeployed = Outcome(good, "stopped", stage="deploy", learned=(0.5,), trained_error=0.001)
+    halved = Outcome(other, "stopped", stage="train", learned=(0.01,))
+    assert best([halved, undeployed, invented(bench(tmp_path), third)], 2) == (good, third)
+
+
 def test_nothing_is_distilled_before_the_ensemble_and_all_that_is_learns_from_it(tmp_path: Path) -> None:
     found = driven(tmp_path, 24)
     distilled = [n for n, outcome in found.outcomes.items() if outcome.genotype.training.distillation]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rehearsed import bench, plan
 
-from objectives.outcome import Outcome
+from objectives.outcome import Outcome, Quality
 from objectives.rehearsal import invented, prepare
 from search import history
 from search.budget import Limits
@@ -99,8 +99,8 @@ def test_what_is_not_deployed_could_not_have_been_measured_at_the_end(
     assert trainings.beaten(mine, outcomes) == ["mine" not in each for each in near]
 
 
-def test_a_study_deploys_what_may_come_to_its_front_and_all_without_halving(tmp_path: Path) -> None:
-    for name, without in (("spared", ()), ("all", ("halving",))):
+def test_a_study_deploys_what_may_come_to_its_front_or_all(tmp_path: Path) -> None:
+    for name, without in (("spared", ()), ("all", ("deploy",))):
         with Study.start(tmp_path, name, plan(tmp_path, without=without)) as study:
             drive(study, Limits(trials=60))
         found = history.read(tmp_path, name)
@@ -113,11 +113,11 @@ def test_a_study_deploys_what_may_come_to_its_front_and_all_without_halving(tmp_
             assert "it" not in near_the_front({**complete, "it": whole}, NAMES)
             assert outcome.error is not None
             assert whole.quality
-            assert outcome.error <= whole.quality.error
+            assert outcome.error <= whole.quality.error + 1e-12
     trials = optuna.load_study(study_name="spared", storage=f"sqlite:///{tmp_path}/optuna.db").trials
     told = [trial for trial in trials if trial.user_attrs.get("outcome", {}).get("stage") == "deploy"]
     assert {trial.state.name for trial in told} == {"COMPLETE"}
-    assert all(trial.values[0] == trial.user_attrs["outcome"]["learned"][-1] for trial in told)
+    assert all(trial.values[0] == trial.user_attrs["outcome"]["trained_error"] for trial in told)
 
 
 def test_a_study_stops_trainings_and_keeps_the_fast_cells(tmp_path: Path) -> None:
@@ -179,6 +179,25 @@ def test_memory_counts_at_a_rung(tmp_path: Path) -> None:
     known = at_rung(replace(measured, untrained_ms=4.0), 0)
     assert known["memory"] == measured.measurement.peak_memory_bytes / 1024
     assert known["latency"] == 4.0 / measured.genotype.deployment.batch
+
+
+def test_memory_has_noise_too(tmp_path: Path) -> None:
+    """One probe of it is no reason to give a form no file."""
+
+    def taking(share: float) -> Outcome:
+        made = finished(tmp_path, 0.1, 1.0, 10.0)
+        assert made.measurement
+        return replace(made, measurement=replace(made.measurement, peak_memory_bytes=int(1e6 * share)))
+
+    told = {0: replace(taking(1.0), quality=Quality("accuracy", 0.95, 0.05))}
+    answers = Trainings(("quality", "memory")).beaten([taking(1.15), taking(1.3)], told)
+    assert answers == [False, True]
+
+
+def test_a_model_that_got_no_file_stands_at_later_rungs_with_its_error(tmp_path: Path) -> None:
+    early = Outcome(GRU, "stopped", stage="deploy", trained_error=0.2, untrained_ms=1.0)
+    assert [at_rung(early, rung)["quality"] for rung in (0, 1)] == [0.2, 0.2]
+    assert at_rung(replace(early, learned=(0.4,)), 0)["quality"] == 0.4
 
 
 def test_what_was_stopped_is_known_with_all_its_costs(tmp_path: Path) -> None:

@@ -165,6 +165,9 @@ def test_long_sequences_are_trained_in_a_loop_and_all_on_a_gpu(monkeypatch):
 
     assert unrolled(long(FLOATS, WRITTEN_OUT))
     assert not unrolled(long(FLOATS, WRITTEN_OUT + 1))
+    looped = build(cell("gru", brick=3), FLOATS, 0, loops=True)  # as it is exported
+    assert not looped.get_layer("layer1").unroll
+    assert not looped.get_layer("bricks").layer.unroll
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["one"] if kind == "GPU" else [])
     assert not unrolled(long(FLOATS, WRITTEN_OUT))
 

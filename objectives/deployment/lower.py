@@ -56,9 +56,9 @@ def lower(
         function = traced(architecture, signature, weights, deployment)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
         converter.experimental_lower_to_saved_model = False  # by way of it the same graph comes, only later
-        converter.exclude_conversion_metadata = True  # another reading and writing of the file
     if deployment.lowering == "keras" or deployment.bits in STATIC_BITS:
         _narrow(converter, deployment, representative)
+    converter.exclude_conversion_metadata = True  # which takes another reading and writing of the file
     with _silence():
         return named(bytes(converter.convert()))
 

@@ -21,7 +21,9 @@ anew for each model (`experiments/claims/training.py`)."""
 
 
 def written_out(steps: int | None) -> bool:
-    """Whether a sequence of so many steps is trained without a loop; on a GPU loops are Keras's own fast kernels."""
+    """Whether a sequence of so many steps is trained without a loop; on a GPU Keras's LSTM and GRU have fast kernels
+    for theirs.
+    """
     return steps is not None and steps <= WRITTEN_OUT and not tf.config.list_physical_devices("GPU")
 
 
