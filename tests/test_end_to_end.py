@@ -113,7 +113,7 @@ def test_a_converter_that_dies_costs_its_own_candidates_only(study: Path) -> Non
     assert failures
     assert all(failure["stage"] == "lower" and "SIGSEGV" in failure["reason"] for failure in failures)
     assert summary["counts"]["failed"] == len(failures)
-    assert summary["counts"]["complete"] == 9 - len(failures)
+    assert summary["counts"]["complete"] + summary["counts"]["stopped"] == 9 - len(failures)  # some others beat
 
 
 def test_running_a_finished_study_again_changes_nothing(study: Path) -> None:

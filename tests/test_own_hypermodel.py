@@ -113,7 +113,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_hyperparameters_are_searched_and_shown(study: Path) -> None:
     summary, history = json.loads((study / "run.json").read_text()), read(study / "home", "own")
-    assert summary["counts"]["complete"] == 4
+    assert summary["counts"]["complete"] + summary["counts"]["stopped"] == 4
     assert {gene["name"] for gene in history.prepared["hypermodel"]["genes"]} == {
         *("cell", "units", "learning_rate", "batch_size"),
     }
