@@ -16,8 +16,8 @@ from spaces.scan import State, Tensor, loop, unroll
 
 WRITTEN_OUT = 16
 """The most steps that are trained one by one in the graph, in place of a loop over time. A step of a loop costs a CPU
-half as much again or as much again; writing more of them out costs a search more than it saves, for the graph is made
-anew for each model (`experiments/claims/training.py`)."""
+1.6 to 2.1 times as much (`experiments/claims/training.py`); more of them written out cost a search more than they save,
+for the graph is made anew for each model."""
 
 
 def written_out(steps: int | None) -> bool:
