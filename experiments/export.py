@@ -111,7 +111,7 @@ def chosen(history: History, rule: str, trial: str | None) -> tuple[int | str, d
     done = outcome.state in ("complete", "infeasible") and outcome.quality and outcome.measurement and outcome.artifact
     if not done:
         why = f"it is {outcome.state} ({outcome.reason})" if outcome.reason else f"it is {outcome.state}"
-        raise InputError(f"--trial {trial}: cannot be exported, for {why}; choose one that was trained and measured")
+        raise InputError(f"--trial {trial}: cannot be exported, for {why}; choose one that is complete")
     return name, point_of(history, name)
 
 
