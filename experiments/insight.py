@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.figures import number
 from experiments.picture import ticks
-from objectives.objective import OBJECTIVES
+from objectives.objective import OBJECTIVES, learned_cost
 from objectives.outcome import FORETOLD, Outcome
 from search.front import dominates, front, hypervolume
 from search.history import History, known_space
@@ -146,9 +146,8 @@ def _volumes(history: History, reference: Mapping[str, float]) -> list[float]:
 def _costs(history: History, outcome: Outcome) -> dict[str, float]:
     if outcome.stage == FORETOLD:
         return {}
-    read = {name: OBJECTIVES[name].read(outcome) for name in history.plan.objectives}
-    if outcome.weighed and "quality" in read:
-        read["quality"] = outcome.error
+    known = learned_cost if outcome.weighed else lambda outcome, name: OBJECTIVES[name].read(outcome)
+    read = {name: known(outcome, name) for name in history.plan.objectives}
     return {name: cost for name, cost in read.items() if cost is not None and math.isfinite(cost)}
 
 

@@ -15,10 +15,9 @@ ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 
 ECONOMIES = ("siblings", "look", "halving", "deploy", "prior", "pour", "graphs")
 """What a search saves by: a trained model served in every form at once; a short measurement before training, a full one
-only for what may be on the front; training stopped at rungs; no file of a trained form that others
-beat; proposals skipped by the fitted latency model; trained
-weights put into the file of the look; models kept with their graphs, to be trained again at another rate. Each can be
-switched off (`search.without`), to see what it brings.
+only for what may be on the front; training stopped at rungs; no file of a trained form that others beat; proposals
+skipped by the fitted latency model; trained weights put into the file of the look; models kept with their graphs, to be
+trained again at another rate. Each can be switched off (`search.without`), to see what it brings.
 """
 
 Emit = Callable[[dict[str, Any]], None]
