@@ -39,7 +39,8 @@ LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
 """The stages that `search.stage_timeout` limits; training has the whole of a trial's time."""
 
 WINDING_DOWN = "finishing the stage at work, then the front is measured once more; Ctrl-C again stops at once"
-SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs: the workers wait for who sums it up
+SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs
+SELDOM = 50  # times what it took to sum it up, till the next time: the workers wait for who does it
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow before the front is shown
 WORKER_BYTES = 3 * 2**29  # TensorFlow with a small model takes 1 GiB
 MOST_WORKERS = 8  # unless asked: what so many are at, the next proposal can only guess
@@ -157,16 +158,16 @@ def _work(study: Study, limits: Limits, outbox: Outbox | None) -> str:
     """Drive the study and judge its front, with everybody told who wants to know; gives why it ended."""
     told = tuple(study.outcomes.values())
     with Progress(trials=limits.trials, timeout_s=limits.timeout_s, before=told) as progress:
-        shown = time.monotonic()
+        due = time.monotonic() + SHOWN_EVERY_S
 
         def hear(event: dict[str, Any]) -> None:
-            nonlocal shown
+            nonlocal due
             progress(event)
             if outbox and event["event"] == "told" and shows(event["trial"]):
                 outbox.put(event["trial"], from_json(Outcome, event["outcome"]))
-            elif outbox and event["event"] == "group" and time.monotonic() - shown > SHOWN_EVERY_S:
+            elif outbox and event["event"] == "group" and (began := time.monotonic()) > due:
                 outbox.show(summarise(study))
-                shown = time.monotonic()
+                due = time.monotonic() + max(SHOWN_EVERY_S, SELDOM * (time.monotonic() - began))
 
         with _endable(lambda: progress.say(WINDING_DOWN)) as wind_down:
             return drive(study, limits, hear, wind_down)

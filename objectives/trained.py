@@ -33,7 +33,7 @@ MAKERS = ("tensorflow", "tf-keras", "brisk-rnn")
 """What trained weights depend on beside the bench: another version of these trains anew."""
 
 CALIBRATION_ROWS = 100  # for static integer forms
-MODELS, KEPT_BYTES = 16, 2**24
+MODELS, KEPT_BYTES = 48, 2**24
 """How many models a process keeps at most, and of how many bytes of weights: a search comes back to what is good, to
 train it at another rate. Each has some eight times its weights with it, graphs, and the targets.
 """

@@ -36,7 +36,7 @@ UNFINISHED = {"timeout", "interrupted", "target", "settled"}
 """Ends at which there is more to try."""
 
 TRIES = 2  # of a group whose worker is killed
-AHEAD = 2  # groups that a lane has been given: the next one is there when one is done
+AHEAD = 2  # groups that a lane has been given, at times one more: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
 
@@ -174,7 +174,7 @@ class _Driver:
                 ended = "interrupted"
             for ahead in range(AHEAD):
                 for lane in self._lanes:
-                    if len(lane.works) <= ahead and not ended:
+                    while len(lane.works) <= ahead and not ended:
                         ended = self._next(lane)
             if ended:
                 self._settle_queues(ended)
@@ -185,9 +185,10 @@ class _Driver:
     def _settle_queues(self, ended: str) -> None:
         """What was to come next is left undone where time is up, and else goes to who has nothing to do."""
         for lane in self._lanes:
-            idle = [other for other in self._lanes if not other.works]
-            trials = lane.works and isinstance(lane.works[-1].names[0], int)  # a baseline that is tried again stays
-            if trials and (ended in UNFINISHED or idle) and (work := lane.take_back()):
+            while lane.works and isinstance(lane.works[-1].names[0], int):  # a baseline that is tried again stays
+                idle = [other for other in self._lanes if not other.works]
+                if not (ended in UNFINISHED or idle) or (work := lane.take_back()) is None:
+                    break
                 if ended in UNFINISHED:
                     self._study.withdraw([name for name in work.names if isinstance(name, int)])
                 else:
@@ -239,7 +240,7 @@ class _Driver:
         self._keep_clock(ended)
 
     def _next(self, lane: Lane) -> str:
-        """Give a lane its next group; otherwise say why there is none."""
+        """Give a lane, or the one that knows its architecture, the next group; otherwise say why there is none."""
         spent = time.monotonic() - self._started
         if self._limits.timeout_s is not None and spent > self._limits.timeout_s:
             return "timeout"
@@ -253,8 +254,14 @@ class _Driver:
             return self._next(lane) if self._study.gather_ensemble() else "exhausted"
         if group is None:
             return "trials"
-        self._begin(lane, Work(group.numbers, group.genotypes, to_json(self._study.bench)))
+        work = Work(group.numbers, group.genotypes, to_json(self._study.bench))
+        self._begin(self._familiar(work, lane), work)
         return ""
+
+    def _familiar(self, work: Work, lane: Lane) -> Lane:
+        """Who has graphs of the architecture and has not much before him, else `lane`."""
+        knowing = [other for other in self._lanes if work.genotypes[0].architecture in other.met]
+        return lane if lane in knowing else next((other for other in knowing if len(other.works) <= AHEAD), lane)
 
     def _proposed(self, lane: Lane) -> Group | None:
         """The study's next group; that others were told, which need not be tried, is said."""
@@ -270,6 +277,7 @@ class _Driver:
     def _begin(self, lane: Lane, work: Work) -> None:
         """Give a lane something to do, after what it is at."""
         lane.works.append(work)
+        lane.met.add(work.genotypes[0].architecture)
         if work is lane.work:
             self._announce(lane, work)
         arguments = {"bench": work.bench, "genotypes": [to_json(genotype) for genotype in work.genotypes]}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from objectives.task import TASKS
 from spaces.errors import InputError, NothingFeasible, nearest
 
@@ -30,10 +32,14 @@ def dominates(a: Costs, b: Costs) -> bool:
 
 def front(points: Mapping[Key, Costs]) -> list[Key]:
     """The keys of the points that no other dominates, by rising costs; of equal points all are kept."""
-    kept: list[Key] = []
-    for key in sorted(points, key=lambda one: tuple(points[one])):  # whatever dominates a point comes before it
-        if not any(dominates(points[other], points[key]) for other in kept):
-            kept.append(key)
+    ordered = sorted(points, key=lambda one: tuple(points[one]))  # whatever dominates a point comes before it
+    kept, costs = [], np.array([points[key] for key in ordered], dtype=np.float64)
+    left = np.arange(len(ordered))
+    while left.size:
+        first, others = left[0], left[1:]
+        kept.append(ordered[first])
+        better, same = costs[others] < costs[first], costs[others] == costs[first]
+        left = others[better.any(axis=1) | same.all(axis=1)]
     return kept
 
 
@@ -70,12 +76,12 @@ def hypervolume(points: Sequence[Costs], reference: Costs) -> float:
     inside.sort(key=lambda point: point[-1])
     tops = [point[-1] for point in inside[1:]] + [reference[-1]]
     volume = 0.0
-    below: dict[int, Costs] = {}
-    for index, (point, top) in enumerate(zip(inside, tops, strict=True)):
-        below[index] = point[:-1]
-        below = {key: below[key] for key in front(below)}
-        if top > point[-1]:
-            volume += (top - point[-1]) * hypervolume(list(below.values()), reference[:-1])
+    below: list[Costs] = []
+    for (*most, last), top in zip(inside, tops, strict=True):
+        if not any(dominates(other, most) for other in below):
+            below = [*(other for other in below if not dominates(most, other)), most]
+        if top > last:
+            volume += (top - last) * hypervolume(below, reference[:-1])
     return volume
 
 

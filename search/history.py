@@ -5,6 +5,7 @@ two seconds to import and to check its tables, so that `show` answers at once an
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -117,7 +118,7 @@ class History:
         """The plan's bench, with what is known of data and model since they were looked at."""
         return known_bench(self.plan, self.prepared, self.ensemble)
 
-    @property
+    @functools.cached_property
     def candidates(self) -> Mapping[int | str, Outcome]:
         """All that may be on the front: the trials, and the user's model rewritten."""
         every: dict[int | str, Outcome] = {}

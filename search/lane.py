@@ -13,7 +13,7 @@ from typing import Any
 
 from search.budget import Limits
 from search.isolate import Child, ChildDied, Event
-from spaces.genotype import Genotype
+from spaces.genotype import Architecture, Genotype
 
 Name = int | str
 """A trial's number, "baseline", or "rewrite-1", "twin-1", "batch-4" and so on."""
@@ -54,6 +54,7 @@ class Lane:
     def __init__(self, child: Child, news: queue.SimpleQueue[tuple[Lane, str, Any]]) -> None:
         self.child = child
         self.works: deque[Work] = deque()  # what it is at, and what it goes on with
+        self.met: set[Architecture] = set()  # what it was given models of, whose graphs its child may still have
         self.abandon = threading.Event()
         self.warming = False  # getting its imports done, which nobody waits for
         self._news = news

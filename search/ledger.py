@@ -14,7 +14,7 @@ from typing import Any
 
 from objectives.objective import OBJECTIVES
 from objectives.outcome import FORETOLD, Outcome
-from search.front import front, hypervolume
+from search.front import dominates, hypervolume
 from spaces.genotype import HYPERMODEL, MODEL, Genotype
 
 Key = int | str
@@ -133,9 +133,10 @@ def curve(
     curves: list[tuple[int, dict[str, float]]] = []
     best: dict[str, float] = {}
     rewritten = [(name, outcome) for name, outcome in outcomes if str(name).startswith("rewrite-")]
-    points = _with({}, rewritten, reference)
+    points, volume, box = _with({}, rewritten, reference), 0.0, math.prod(reference.values())
     told = [(number, outcome) for number, outcome in outcomes if isinstance(number, int)]
     for step, (number, outcome) in enumerate(told, start=1):
+        before = points
         if outcome.state == "complete":
             costs = {name: cost for name, row in OBJECTIVES.items() if (cost := row.read(outcome)) is not None}
             best |= {name: min(cost, best.get(name, cost)) for name, cost in costs.items()}
@@ -143,22 +144,26 @@ def curve(
         if step > since:
             shown = {BEST[name]: cost for name, cost in best.items()} | {"pareto_size": float(len(points))}
             if reference:
-                volume = hypervolume(list(points.values()), list(reference.values()))
-                shown["hypervolume"] = volume / math.prod(reference.values())
+                if points is not before or not curves:
+                    volume = hypervolume(list(points.values()), list(reference.values())) / box
+                shown["hypervolume"] = volume
             curves.append((step, shown))
     return curves
 
 
 def _with(
-    points: Mapping[Key, list[float]], more: Sequence[tuple[Key, Outcome]], reference: Mapping[str, float]
+    points: dict[Key, list[float]], more: Sequence[tuple[Key, Outcome]], reference: Mapping[str, float]
 ) -> dict[Key, list[float]]:
-    """The costs, in the order of `reference`, of those that no other dominates, `more` finished ones put in."""
-    found = dict(points)
+    """The costs, in the order of `reference`, of those that no other dominates, `more` finished ones put in; the same
+    `points` where that changes nothing.
+    """
     for name, outcome in more:
         costs = [cost for objective in reference if (cost := OBJECTIVES[objective].read(outcome)) is not None]
-        if outcome.state == "complete" and len(costs) == len(reference):
-            found[name] = costs
-    return {key: found[key] for key in front(found)}
+        known = outcome.state == "complete" and len(costs) == len(reference)
+        if known and not any(dominates(other, costs) for other in points.values()):
+            left = {key: other for key, other in points.items() if not dominates(costs, other)}
+            points = left | {name: costs}
+    return points
 
 
 def study_metrics(summary: Mapping[str, Any]) -> dict[str, float]:

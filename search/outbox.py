@@ -11,7 +11,7 @@ from objectives.outcome import Outcome
 from search.ledger import Key
 
 TRIES = 3  # failures within one attempt after which the sink is taken for dead
-REST = 9  # times the processor time that a trial took, the thread then stands still: the search needs it more
+REST = 9  # times the processor time that it took, the thread then stands still: the search needs it more
 LAST_S = 1.0  # for the trial that is being shipped when time is up; a server that hangs has no more
 
 
@@ -93,9 +93,9 @@ class Outbox:
             for number, outcome in waiting:
                 if self._leaving:
                     return
+                spent = time.thread_time()  # a server far away costs none
                 if self._summary is not shown and not self._closing:  # it must not wait where trials never end
                     shown = self._ship_front(self._sink)
-                spent = time.thread_time()  # a server far away costs none
                 try:
                     self._sink.trial(number, outcome)
                 except Exception as error:  # a bad trial must not hold up the rest

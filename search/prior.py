@@ -66,14 +66,18 @@ class Prior:
 
 
 def fitted(outcomes: Iterable[Outcome], signature: Signature) -> Prior | None:
-    """The model of what was measured; None where that is too little, or of models that are not brisk's."""
-    known = [(outcome.genotype, ms) for outcome in outcomes if (ms := _measured_ms(outcome))]
-    models = list(dict.fromkeys(genotype.served for genotype, _ in known))
-    if len(models) < FEWEST:
+    """The model of what was measured, each graph once.
+
+    None where that is too little, or of models that are not brisk's.
+    """
+    took = ((outcome.genotype, ms) for outcome in outcomes if (ms := _measured_ms(outcome)))
+    known = list({(genotype.served, genotype.deployment): (genotype, ms) for genotype, ms in took}.values())
+    places = {model: place for place, model in enumerate(dict.fromkeys(genotype.served for genotype, _ in known))}
+    if len(places) < FEWEST:
         return None
     took_us = np.array([1000 * ms for _, ms in known])
     shares = np.array([features(genotype, signature) for genotype, _ in known]) / took_us[:, None]
-    fold = np.array([models.index(genotype.served) % FOLDS for genotype, _ in known])
+    fold = np.array([places[genotype.served] % FOLDS for genotype, _ in known])
     misses = np.empty(len(known))
     for left_out in range(FOLDS):
         mine = fold == left_out

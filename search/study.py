@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from search.lock import locked, on_disk
 from search.opening import opened, take_plan
 from search.prior import Prior, fitted
 from search.samplers import AUTO, SeededSampler, named
-from search.surrogate import likeness, proposed, tried
+from search.surrogate import Surrogate
 from search.warm import points
 from search.worth import Trainings
 from spaces.errors import SpecError, StudyError
@@ -39,6 +40,7 @@ from spaces.signature import Signature
 from spaces.space import Space
 
 PATIENCE = 5  # times that a group may be at work when its driver is killed: it may be what kills the machine
+ANEW = 1.05  # times as many outcomes, and the latency model is fitted again
 DUPLICATES = 100  # proposals in a row that are known already, after which the space counts as exhausted
 
 
@@ -220,7 +222,7 @@ class Study:
             room = trials - told - len(self._asked)
             if room <= 0:
                 return None
-            if group := self._form(self._propose(), room):
+            if group := self._form(self._propose(known_already > 0), room):
                 return group
             known_already = known_already + 1 if len(self._outcomes) == told else 0  # it was told what is foretold
         raise SpaceExhausted
@@ -235,27 +237,37 @@ class Study:
             self._optuna.set_user_attr("ensemble", [to_json(genotype) for genotype in found])
         return bool(found)
 
-    def _propose(self) -> Trial:
+    def _propose(self, known_already: bool) -> Trial:
         """The next trial, first of all those that the search begins with; one that is not distilled while there is no
-        teacher.
+        teacher. `known_already` says that the last proposal was no news.
         """
         for genotype in self._beginning:
             if genotype.key not in self._known and not self._crashes.known(genotype):
                 return self._started(genotype)
         if self._gathering:
             self._optuna.enqueue_trial({"distillation": 0.0})
-        elif promising := self._promising():
+        elif promising := self._promising(known_already):
             return self._started(promising)
         return self._optuna.ask()
 
-    def _promising(self) -> Genotype | None:
-        """Half of the time what a model of the outcomes proposes (`search.surrogate`), if the plan leaves it to us."""
+    def _promising(self, known_already: bool) -> Genotype | None:
+        """Half of the time, and where the sampler knew nothing new, what a model of the outcomes proposes
+        (`search.surrogate`), if the plan leaves it to us.
+        """
         luck = int(digest(self.plan.bench.seed, len(self._optuna.get_trials(deepcopy=False)))[:8], 16)
-        if self.plan.sampler != AUTO or luck % 2:
+        if self.plan.sampler != AUTO or (luck % 2 and not known_already):
             return None
-        told, under_way, objectives = self._outcomes.values(), self._asked.values(), self.plan.objectives
-        known = (self._space, self._signature, objectives)
-        return proposed(told, under_way, *known, luck, self._teaching, alone=self._alone)
+        return self._informed().proposed(self._asked.values(), luck)
+
+    def _informed(self) -> Surrogate:
+        """The model of the outcomes, once it has learned of them all."""
+        for outcome in islice(self._outcomes.values(), self._surrogate.told, None):
+            self._surrogate.learn(outcome)
+        return self._surrogate
+
+    @functools.cached_property
+    def _surrogate(self) -> Surrogate:
+        return Surrogate(self._space, self._signature, self.plan.objectives, self._teaching, alone=self._alone)
 
     @functools.cached_property
     def _beginning(self) -> list[Genotype]:
@@ -303,9 +315,7 @@ class Study:
 
     def _twin(self, genotype: Genotype) -> int | None:
         """The trial of the same candidate, or of its model trained at nearly its rate, which would tell nothing new."""
-        found = tried(self._outcomes.values(), self._asked.values(), alone=self._alone)
-        like_it = (found.get(likeness(genotype, alone=alone)) for alone in (False, True))
-        first = next(filter(None, like_it), genotype)
+        first = self._informed().tried(genotype, self._asked.values()) or genotype
         if first.group == genotype.group or genotype in self._beginning:
             first = genotype
         return self._known.get(first.key)
@@ -335,7 +345,7 @@ class Study:
         bound = self.plan.bench.bounds.get("latency")
         if bound is None or "prior" in self.plan.bench.without or genotype.architecture.hypermodel:
             return None
-        if self._prior is None or self._prior[0] != len(self._outcomes):
+        if self._prior is None or len(self._outcomes) >= ANEW * self._prior[0]:
             self._prior = (len(self._outcomes), fitted(self._outcomes.values(), self._signature))
         prior = self._prior[1]
         if prior is None or not prior.hopeless(genotype, self._signature, bound):

@@ -1,18 +1,21 @@
 """Proposals by a model of what was found: the candidate that is expected to add most to the front.
 
 Two Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1), one of trained models' errors, in
-the best of their forms, one of latencies and sizes of their forms, which hardly vary by luck; what narrower bits add to
-an error is the median of what they added. Of a pool of random points and of neighbours of the front that one is
-proposed whose forms, its error taken at the hopeful end of what is foretold, would dominate most of what the front does
-not (expected improvement of hypervolume, by counting points of the box; after Emmerich 2006).
+the best of their forms, and of what they took, one of latencies and sizes of their forms, which hardly vary by luck;
+what narrower bits add to an error is the median of what they added. Of a pool of random points and of neighbours of the
+front that one is proposed which is expected to add most to the hypervolume of (error, logarithms of the rest) for the
+time it takes (Emmerich 2006; by second, Snoek et al. 2012, arXiv 1206.2944), counted in points of the box. An error
+varies by luck too: a model that was tried may do better at another rate, and takes little time, for it is known.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -21,9 +24,9 @@ from numpy.typing import NDArray
 
 from objectives.objective import learned_cost
 from objectives.outcome import FORETOLD, Outcome
-from search.front import front
+from search.front import dominates
 from search.health import columns
-from spaces.genotype import Deployment, Genotype
+from spaces.genotype import Alike, Architecture, Deployment, Genotype
 from spaces.signature import Signature
 from spaces.space import Space
 
@@ -31,66 +34,203 @@ FEWEST = 8  # trained models that it learns from
 MOST = 200  # of models, the newest; of forms, the newest and those on the front
 POOL = 240
 NEIGHBOURS = 0.6  # the share of them that are like a member of the front,
-KEPT = 0.75  # but for one gene in four
-HOPE = 1.0  # standard deviations below the mean
-POINTS = 1000  # of the box
+KEPT = (0.5, 1.0)  # in so many of their genes
+HOPE = 1.0  # standard deviations below the mean that what is under way is taken to come to
+POINTS = 3000  # of the box
+FITTED = 120  # rows that scale and noise are chosen by, for that takes one fit for each pair of them
 SCALES = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
 TINY = 1e-12  # of which there is a logarithm
 
 Floats = NDArray[np.float64]
-
-
-def proposed(
-    outcomes: Collection[Outcome],
-    under_way: Collection[Genotype],
-    space: Space,
-    signature: Signature,
-    objectives: Sequence[str],
-    seed: int,
-    teaching: Mapping[str, Any],
-    *,
-    alone: bool = False,
-) -> Genotype | None:
-    """The candidate that promises most, of a model that was not tried yet; None where too little is known.
-
-    `under_way` are those that nothing is known of yet; they are taken to come to what is foretold of them, so that the
-    next is not like them. A model is to be served in all its forms, or, with `alone`, in that of the proposal. The same
-    history and seed give the same one.
-    """
-    told = [outcome for outcome in outcomes if outcome.error is not None and _costs(outcome, objectives)]
-    done = [outcome for outcome in told if outcome.weighed]
-    models = _best(told)
-    if len(models) < FEWEST or not done:
-        return None
-    luck = random.Random(seed)
-    known = tried(outcomes, under_way, alone=alone)
-    best = [done[place] for place in front({i: _costs(each, objectives) for i, each in enumerate(done)})]
-    likes = [space.parameters(each.genotype, signature, **teaching) for each in best if _within(each, space, signature)]
-    pool: dict[Any, list[Genotype]] = {}
-    for _ in range(POOL):
-        like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
-        drawn = space.sample(_Drawn(like, luck), signature, **teaching)
-        served = (drawn.deployment,) if alone else space.deployments(drawn.architecture, signature, drawn.training.qat)
-        new = [form for form in served if not {(drawn.alike, form), (drawn.alike, None)} & known.keys()]
-        if new:
-            pool[likeness(drawn, alone=alone)] = [replace(drawn, deployment=form) for form in new]
-    if not pool:
-        return None
-    candidates = [form for forms in pool.values() for form in forms]
-    every = _foretold(models, best, done, told, [*candidates, *under_way], objectives)
-    foretold, hoped = every[: len(candidates)], every[len(candidates) :]
-    taken = np.array([*(_costs(each, objectives) for each in best), *hoped])
-    gains = _gains(taken, foretold, done, objectives)
-    owner = np.repeat(np.arange(len(pool)), [len(forms) for forms in pool.values()])
-    counts = np.array([gains[owner == place].any(axis=0).sum() for place in range(len(pool))])
-    chosen = int(counts.argmax())
-    forms = np.flatnonzero(owner == chosen)
-    return candidates[int(forms[gains[forms].sum(axis=1).argmax()])]
-
-
-Likeness = tuple[str, Deployment | None]
+Likeness = tuple[Alike, Deployment | None]
 """Names a model, at about this rate, in one form or in all."""
+
+
+@dataclass
+class _Model:
+    """What is known of a trained model."""
+
+    genotype: Genotype
+    error: float  # the least of its forms'
+    first: bool  # whether nothing of its architecture was known before
+    took_s: float = 0.0
+
+
+class Surrogate:
+    """What was found so far, in the order in which it was told, and what it lets expect of others.
+
+    A model is to be served in all its forms, or, `alone`, in that of a proposal.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        signature: Signature,
+        objectives: Sequence[str],
+        teaching: Mapping[str, Any],
+        *,
+        alone: bool = False,
+    ) -> None:
+        self._space, self._signature, self._teaching, self._alone = space, signature, teaching, alone
+        self._objectives = objectives
+        self.told = 0  # outcomes
+        self._served = [place for place, name in enumerate(objectives) if name != "quality"]
+        self._tried: dict[Likeness, Genotype] = {}
+        self._models: dict[str, _Model] = {}  # by group, in the order of their last news
+        self._graphs: dict[tuple[Architecture, Deployment], list[float]] = {}  # what each costs, where it is known
+        self._by_bits: dict[str, list[tuple[str, float]]] = defaultdict(list)  # the groups and errors of forms
+        self._done: deque[tuple[Genotype, list[float]]] = deque(maxlen=MOST)
+        self._front: list[tuple[Genotype, list[float]]] = []
+        self._worst = np.empty(0)  # of each objective
+        self._architectures: set[Architecture] = set()
+
+    def learn(self, outcome: Outcome) -> None:
+        """Take in another outcome."""
+        self.told += 1
+        genotype = outcome.genotype
+        like = likeness(genotype, alone=self._alone or outcome.stage == FORETOLD)  # foretold in one form
+        self._tried.setdefault(like, genotype)
+        costs = _costs(outcome, self._objectives)
+        if outcome.error is None or not costs:
+            return
+        first = genotype.served not in self._architectures
+        self._architectures.add(genotype.served)
+        model = self._models.pop(genotype.group, None) or _Model(genotype, outcome.error, first)
+        model.error, model.took_s = min(model.error, outcome.error), model.took_s + sum(outcome.seconds.values())
+        self._models[genotype.group] = model
+        self._graphs[genotype.served, genotype.deployment] = costs
+        if outcome.quality:
+            self._by_bits[genotype.deployment.bits].append((genotype.group, outcome.error))
+        if outcome.weighed:
+            self._done.append((genotype, costs))
+            self._worst = np.maximum(costs, self._worst) if self._front else np.array(costs)
+            if not any(dominates(best, costs) for _, best in self._front):
+                self._front = [*(one for one in self._front if not dominates(costs, one[1])), (genotype, costs)]
+
+    def tried(self, genotype: Genotype, under_way: Iterable[Genotype]) -> Genotype | None:
+        """What was tried, or is under way, and would tell the same but for luck."""
+        likes = [likeness(genotype, alone=alone) for alone in (False, True)]
+        waiting = {likeness(one, alone=self._alone): one for one in under_way}
+        return next((found[like] for found in (self._tried, waiting) for like in likes if like in found), None)
+
+    def proposed(self, under_way: Collection[Genotype], seed: int) -> Genotype | None:
+        """The candidate that promises most, of a model that was not tried yet; None where too little is known.
+
+        `under_way` are those that nothing is known of yet; they are taken to come to what is hoped of them, so that the
+        next is not like them. The same history and seed give the same one.
+        """
+        if len(self._models) < FEWEST or not self._done:
+            return None
+        pool = self._pool(under_way, random.Random(seed))
+        if not pool:
+            return None
+        models, counts = [*pool, *under_way], [*map(len, pool.values()), *(1 for _ in under_way)]
+        forms = [*(form for each in pool.values() for form in each), *under_way]
+        owner = np.repeat(np.arange(len(models)), counts)
+        error, deviation, took_s = self._foretold(models)
+        costs, hoped = self._costs(forms), self._costs([*under_way])
+        if "quality" in self._objectives:
+            place, added = self._objectives.index("quality"), self._added(forms)
+            costs[:, place] = np.exp(error)[owner] + added
+            hoped[:, place] = (np.exp(error - HOPE * deviation)[owner] + added)[len(forms) - len(under_way) :]
+        count, begins = len(forms) - len(under_way), np.cumsum([0, *counts])[: len(pool)]
+        taken = np.array([*(cost for _, cost in self._front), *hoped])
+        gains = self._gains(taken, costs[:count], deviation[owner][:count])
+        whole = np.maximum.reduceat(gains, begins).sum(axis=1)  # all forms have the luck of their model
+        chosen = int((whole / took_s[: len(pool)]).argmax())
+        best = int(gains[owner[:count] == chosen].sum(axis=1).argmax())
+        return forms[int(begins[chosen]) + best]
+
+    def _pool(self, under_way: Collection[Genotype], luck: random.Random) -> dict[Genotype, list[Genotype]]:
+        """Some models that were not tried yet, with their forms that were not."""
+        known = {*self._tried, *(likeness(one, alone=self._alone) for one in under_way)}
+        awaited = set() if self._alone else {one.alike[:2] for one in under_way}  # at whatever rate
+        likes = [self._parameters(genotype) for genotype, _ in self._front if self._within(genotype)]
+        found: dict[Likeness, list[Genotype]] = {}
+        for _ in range(POOL):
+            like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
+            drawn = self._space.sample(_Drawn(like, luck, luck.uniform(*KEPT)), self._signature, **self._teaching)
+            if (drawn.alike, None) in known or drawn.alike[:2] in awaited:
+                continue
+            served = (drawn.deployment,) if self._alone else self._deployments(drawn)
+            if new := [replace(drawn, deployment=form) for form in served if (drawn.alike, form) not in known]:
+                found[likeness(drawn, alone=self._alone)] = new
+        return {forms[0]: forms for forms in found.values()}
+
+    def _parameters(self, genotype: Genotype) -> dict[str, Any]:
+        return self._space.parameters(genotype, self._signature, **self._teaching)
+
+    def _within(self, genotype: Genotype) -> bool:  # a form of the user's model is not
+        return genotype.deployment in self._deployments(genotype)
+
+    def _deployments(self, genotype: Genotype) -> tuple[Deployment, ...]:
+        return self._space.deployments(genotype.architecture, self._signature, genotype.training.qat)
+
+    def _foretold(self, models: Sequence[Genotype]) -> tuple[Floats, Floats, Floats]:
+        """The logarithms of the errors of models in the best of their forms, their standard deviation, luck included,
+        and the seconds that they take, the first of an architecture more than others; [models] each.
+        """
+        newest = [*self._models.values()][-MOST:]
+        learned, took = np.array([(one.error, one.took_s) for one in newest]).T
+        first = [*(one.first for one in newest), *(one.served not in self._architectures for one in models)]
+        blank = [replace(one, deployment=Deployment()) for one in (*(one.genotype for one in newest), *models)]
+        x, count = columns(blank, squares=False), len(newest)
+        error, deviation = _regressed(x[:count], np.log(_floored(learned)), x[count:])
+        x = np.column_stack([x, first])
+        return error, deviation, np.exp(_regressed(x[:count], np.log(_floored(took)), x[count:])[0])
+
+    def _costs(self, forms: Sequence[Genotype]) -> Floats:
+        """The costs of forms [forms, objectives] but for their errors: what a graph has cost is known.
+
+        One that is foretold to be faster than it was would be taken for a gain again and again.
+        """
+        found = np.ones((len(forms), len(self._objectives)))
+        unknown = []
+        for place, form in enumerate(forms):
+            if known := self._graphs.get((form.served, form.deployment)):
+                found[place] = known
+            else:
+                unknown.append(place)
+        if unknown:
+            done = [*self._front, *self._done]
+            genotypes = [*(genotype for genotype, _ in done), *(forms[place] for place in unknown)]
+            x, costs = columns(genotypes, squares=False), np.log(_floored([cost for _, cost in done]))
+            for place in self._served:
+                found[unknown, place] = np.exp(_regressed(x[: len(done)], costs[:, place], x[len(done) :])[0])
+        return found
+
+    def _added(self, forms: Sequence[Genotype]) -> Floats:
+        """How much more error forms have than the best of their models, by what their bits have added so far."""
+        more = {
+            bits: median(error - self._models[group].error for group, error in each)
+            for bits, each in self._by_bits.items()
+        }
+        return np.array([more.get(form.deployment.bits, 0.0) for form in forms])
+
+    def _gains(self, taken: Floats, foretold: Floats, deviation: Floats) -> Floats:
+        """How likely each candidate is to be the first to dominate each point of the box between the best and the worst
+        costs, those left out that `taken` does; [candidates, points].
+
+        Points are spread evenly over errors, and over the logarithms of the other costs.
+        """
+        error = np.array([name == "quality" for name in self._objectives])
+        worst, best, ahead = (
+            np.where(error, each, np.log(_floored(each))) for each in (self._worst[None], taken, foretold)
+        )
+        low = np.where(error, 0.0, np.minimum(best.min(axis=0), ahead.min(axis=0)))
+        points = np.random.default_rng(0).uniform(low, np.maximum(worst[0], low + 1e-9), (POINTS, len(error)))
+        points = points[~(best[:, None, :] <= points).all(axis=2).any(axis=0)]
+        within = (ahead[:, None, self._served] <= points[:, self._served]).all(axis=2)
+        gains: Floats = np.asarray(within, dtype=np.float64)
+        for place in np.flatnonzero(error):
+            some, point = np.nonzero(gains)
+            asked, mean = (
+                np.log(np.maximum(points[point, place], TINY)),
+                np.log(np.maximum(foretold[some, place], TINY)),
+            )
+            gains[some, point] = _normal((asked - mean) / deviation[some])
+        return gains
 
 
 def likeness(genotype: Genotype, *, alone: bool) -> Likeness:
@@ -98,103 +238,34 @@ def likeness(genotype: Genotype, *, alone: bool) -> Likeness:
     return genotype.alike, genotype.deployment if alone else None
 
 
-def tried(outcomes: Iterable[Outcome], under_way: Iterable[Genotype], *, alone: bool) -> dict[Likeness, Genotype]:
-    """What was tried, or is to be, the first of each `likeness`. What was foretold, was so in one form."""
-    found: dict[Likeness, Genotype] = {}
-    for one in outcomes:
-        found.setdefault(likeness(one.genotype, alone=alone or one.stage == FORETOLD), one.genotype)
-    for genotype in under_way:
-        found.setdefault(likeness(genotype, alone=alone), genotype)
-    return found
-
-
-def _foretold(
-    models: Mapping[Any, Outcome],
-    best: Sequence[Outcome],
-    done: Sequence[Outcome],
-    told: Sequence[Outcome],
-    candidates: Sequence[Genotype],
-    objectives: Sequence[str],
-) -> Floats:
-    """The costs of candidates [candidates, objectives] as they are foretold, errors at their hopeful end.
-
-    What a graph of those told has cost is known.
+def _normal(x: Floats) -> Floats:
+    """The standard normal distribution function, to 2e-4 (Page 1977, "Approximations to the cumulative normal
+    function").
     """
-    newest = list(models.values())[-MOST:]
-    taught = [outcome.genotype for outcome in newest]
-    blank = [replace(one, deployment=candidates[0].deployment) for one in (*taught, *candidates)]
-    x = columns(blank, squares=False)
-    learned = np.log(_floored([[one.error] for one in newest]))
-    mean, deviation = _regressed(x[: len(taught)], learned, x[len(taught) :])
-    done = [*best, *done[-MOST:]]
-    costs = np.array([_costs(outcome, objectives) for outcome in done])
-    x = columns([*(outcome.genotype for outcome in done), *candidates], squares=False)
-    served = [place for place, name in enumerate(objectives) if name != "quality"]
-    found = np.empty((len(candidates), len(objectives)))
-    found[:, served] = np.exp(_regressed(x[: len(done)], np.log(_floored(costs[:, served])), x[len(done) :])[0])
-    known = {(one.genotype.served, one.genotype.deployment): np.array(_costs(one, objectives)) for one in told}
-    for row, candidate in zip(found, candidates, strict=True):
-        # A graph that is foretold to be faster than it was would be taken for a gain again and again.
-        row[served] = known.get((candidate.served, candidate.deployment), row)[served]
-    if "quality" in objectives:
-        added = _added(models, told)
-        lost = np.array([added.get(candidate.deployment.bits, 0.0) for candidate in candidates])
-        found[:, objectives.index("quality")] = np.exp(mean - HOPE * deviation)[:, 0] + lost
+    found: Floats = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return found
-
-
-def _best(told: Iterable[Outcome]) -> dict[Any, Outcome]:
-    """By model, that of its forms which has the smallest error; the models in the order of their last news."""
-    found: dict[Any, Outcome] = {}
-    for outcome in told:
-        before = found.pop(outcome.genotype.group, outcome)
-        found[outcome.genotype.group] = min(before, outcome, key=_error_of)
-    return found
-
-
-def _added(models: Mapping[Any, Outcome], told: Iterable[Outcome]) -> dict[str, float]:
-    """By bits, how much more error forms in them have than the best of their models."""
-    more: dict[str, list[float]] = defaultdict(list)
-    for outcome in told:
-        if outcome.quality:
-            more[outcome.genotype.deployment.bits].append(
-                _error_of(outcome) - _error_of(models[outcome.genotype.group])
-            )
-    return {bits: median(each) for bits, each in more.items()}
-
-
-def _gains(taken: Floats, foretold: Floats, done: Sequence[Outcome], objectives: Sequence[str]) -> NDArray[np.bool_]:
-    """Which points of the box between the best and the worst costs each candidate would be the first to dominate, those
-    left out that `taken` does.
-    """
-    every = np.log(_floored([_costs(outcome, objectives) for outcome in done]))
-    low, high = np.minimum(every.min(axis=0), np.log(_floored(foretold)).min(axis=0)), every.max(axis=0)
-    points = np.random.default_rng(0).uniform(low, np.maximum(high, low + 1e-9), (POINTS, len(objectives)))
-    free = ~(np.log(_floored(taken))[:, None, :] <= points).all(axis=2).any(axis=0)
-    return np.asarray((np.log(_floored(foretold))[:, None, :] <= points[free]).all(axis=2), dtype=np.bool_)
 
 
 def _regressed(x: Floats, y: Floats, asked: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation at `asked`, [asked, columns] both, of a Gaussian process through x and each column
-    of y, its scale and noise by likelihood.
+    """Mean and standard deviation of another draw at `asked` of a Gaussian process through x [known, columns] and y
+    [known], its scale and noise by the likelihood of some of them.
     """
-    centre, spread = y.mean(axis=0), np.where(y.std(axis=0) > 0, y.std(axis=0), 1.0)
-    z = (y - centre) / spread
-    near, far = _distances(x, x), _distances(asked, x)
-    fits = []
-    for scale in SCALES:
-        kernel = np.exp(-near / (2 * scale**2))
-        for noise in NOISES:
-            lower = np.linalg.cholesky(kernel + noise * np.eye(len(x)))
-            inner = np.linalg.solve(lower, z)
-            fits.append((-0.5 * (inner**2).sum(axis=0) - np.log(np.diag(lower)).sum(), scale, lower, inner))
-    mean, deviation = np.empty((2, len(asked), y.shape[1]))
-    for column in range(y.shape[1]):
-        _, scale, lower, inner = max(fits, key=lambda fit: float(fit[0][column]))
-        cross = np.linalg.solve(lower, np.exp(-far / (2 * scale**2)).T)
-        mean[:, column] = cross.T @ inner[:, column]
-        deviation[:, column] = np.sqrt(np.maximum(1.0 - (cross**2).sum(axis=0), 1e-9))
-    return centre + spread * mean, spread * deviation
+    centre, spread = y.mean(), y.std() or 1.0
+    z, near, far = (y - centre) / spread, _distances(x, x), _distances(asked, x)
+    scale, noise = max(
+        product(SCALES, NOISES), key=lambda fit: _likelihood(near[-FITTED:, -FITTED:], z[-FITTED:], *fit)
+    )
+    lower = np.linalg.cholesky(np.exp(-near / (2 * scale**2)) + noise * np.eye(len(x)))
+    cross = np.linalg.solve(lower, np.column_stack([np.exp(-far / (2 * scale**2)).T, z]))
+    cross, inner = cross[:, :-1], cross[:, -1]
+    deviation = np.sqrt(np.maximum(1.0 - (cross**2).sum(axis=0), 0.0) + noise)
+    return centre + spread * (cross.T @ inner), spread * deviation
+
+
+def _likelihood(near: Floats, z: Floats, scale: float, noise: float) -> float:
+    """The logarithm of it, but for a constant."""
+    lower = np.linalg.cholesky(np.exp(-near / (2 * scale**2)) + noise * np.eye(len(z)))
+    return float(-0.5 * (np.linalg.solve(lower, z) ** 2).sum() - np.log(np.diag(lower)).sum())
 
 
 def _distances(a: Floats, b: Floats) -> Floats:
@@ -212,22 +283,11 @@ def _floored(values: Any) -> Floats:
     return floored
 
 
-def _error_of(outcome: Outcome) -> float:
-    """Of one of which it is known."""
-    assert outcome.error is not None
-    return outcome.error
-
-
 def _costs(outcome: Outcome, objectives: Sequence[str]) -> list[float]:
     """By objective, with what it had learned for an error; [] where something is not known."""
     costs = [learned_cost(outcome, name) for name in objectives]
     found = [cost for cost in costs if cost is not None]
     return found if len(found) == len(costs) else []
-
-
-def _within(outcome: Outcome, space: Space, signature: Signature) -> bool:
-    served = space.deployments(outcome.genotype.architecture, signature, outcome.genotype.training.qat)
-    return outcome.genotype.deployment in served
 
 
 @dataclass(frozen=True)
@@ -236,9 +296,10 @@ class _Drawn:
 
     like: Mapping[str, Any]
     luck: random.Random
+    kept: float
 
     def _same(self, name: str) -> bool:
-        return name in self.like and self.luck.random() < KEPT
+        return name in self.like and self.luck.random() < self.kept
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         same = self._same(name) and self.like[name] in choices

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import warnings
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # C++ chatter, read once at import
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # TensorFlow would import Keras 3, 4 s, which few need
@@ -22,11 +25,12 @@ with warnings.catch_warnings():  # third-party deprecations at import are not ou
     import tensorflow as tf
     import tf_keras as keras
     from tensorflow.compiler.tf2xla.python import xla as _xla
+    from tf_keras.src import backend as _keras
 
 for _chatty in ("tensorflow", "absl", "tf_keras"):
     logging.getLogger(_chatty).setLevel(logging.ERROR)
 
-__all__ = ["configure", "dynamic_update_slice", "keras", "keras3", "tf"]
+__all__ = ["configure", "dynamic_update_slice", "keras", "keras3", "seed_initializers", "tf"]
 
 
 def keras3() -> ModuleType:
@@ -41,6 +45,17 @@ def keras3() -> ModuleType:
 def dynamic_update_slice(buffer: Any, update: Any, start: Any) -> Any:
     """`buffer` with `update` written at `start` (one int32 an axis): TFLite's DYNAMIC_UPDATE_SLICE."""
     return _xla.dynamic_update_slice(buffer, update, start)
+
+
+def seed_initializers(seed: int) -> None:
+    """Have tf_keras's initializers draw from this seed on, and NumPy and Python.
+
+    `keras.utils.set_random_seed` seeds TensorFlow's own operations too, which then forgets all that it has compiled:
+    the graphs of other models would be compiled again.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    _keras._SEED_GENERATOR.generator = random.Random(seed)
 
 
 def configure(threads: int) -> None:

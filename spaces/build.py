@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spaces.backend import keras, tf
+from spaces.backend import keras, seed_initializers, tf
 from spaces.cells.cell import Cell, CellLayer, backwards, find_cell
 from spaces.cells.products import dense
 from spaces.cells.recurrent import RecurrentCell, written_out
@@ -29,14 +29,15 @@ def build(architecture: Architecture, signature: Signature, seed: int, *, loops:
     """A fresh Keras model: raw x [batch, time, features] float32, or tokens [batch, time] int32, to logits
     (classification, tagging) or normalised values (regression).
 
-    Seeds TensorFlow, NumPy and Python: the same seed gives the same weights. Keras's own layers come without a loop
-    where that trains faster, unless `loops`. Raises SpecError where the architecture makes no sense for the signature.
+    The same seed gives the same weights, if initializers draw by Keras, NumPy or Python. Keras's own layers come
+    without a loop where that trains faster, unless `loops`. Raises SpecError where the architecture makes no sense for
+    the signature.
     """
     if signature.sequences and architecture.frame_stack > 1:
         raise SpecError(
             f"space.frame_stack must be 1 for tagging, which labels every step, but got {architecture.frame_stack}."
         )
-    keras.utils.set_random_seed(seed)
+    seed_initializers(seed)
     cell = cell_of(architecture)
     x = inputs = _input(signature)
     for layer in _preparation(architecture, signature):

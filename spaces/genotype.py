@@ -18,7 +18,7 @@ HYPERMODEL = "hypermodel:"
 """What the cell of a model that the user's code builds begins with; "module:build" follows."""
 
 
-NEARLY = 1.1
+NEARLY = 1.05
 """Learning rates that round to the same power of this count as one."""
 
 
@@ -94,6 +94,10 @@ class Deployment:
     batch: int = 1
 
 
+Alike = tuple[Architecture, Training, int | None]
+"""Architecture, training but for its rate, and about which rate."""
+
+
 @dataclass(frozen=True)
 class Genotype:
     """One candidate."""
@@ -121,11 +125,11 @@ class Genotype:
         return digest(self.architecture, self.training)
 
     @functools.cached_property
-    def alike(self) -> str:
-        """Names the trained model but for a rate that is nearly the same: what tells two such apart is luck."""
+    def alike(self) -> Alike:
+        """The trained model but for a rate that is nearly the same: what tells two such apart is luck."""
         rate = self.training.learning_rate
         near = round(math.log(rate, NEARLY)) if rate > 0 else None
-        return digest(self.architecture, replace(self.training, learning_rate=0.0), near)
+        return self.architecture, replace(self.training, learning_rate=0.0), near
 
     @functools.cached_property
     def key(self) -> str:

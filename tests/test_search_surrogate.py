@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from search import surrogate
 from search.budget import Limits
 from search.drive import drive
 from search.study import Study
-from search.surrogate import _regressed, likeness, proposed, tried
+from search.surrogate import Surrogate, _regressed
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.signature import Signature
 from spaces.space import Space
@@ -34,31 +34,37 @@ def told(at: Path, count: int) -> list[Outcome]:
     return [invented(bench(at), one) for one in trained[:count]]
 
 
+def informed(outcomes: Iterable[Outcome], space: Space = SPACE, *, alone: bool = False) -> Surrogate:
+    found = Surrogate(space, SIGNATURE, NAMES, {}, alone=alone)
+    for outcome in outcomes:
+        found.learn(outcome)
+    return found
+
+
 def test_it_regresses_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surrogate, "SCALES", (0.7,))
     monkeypatch.setattr(surrogate, "NOISES", (0.02,))
     luck = np.random.default_rng(0)
     x, asked = luck.normal(size=(25, 3)), luck.normal(size=(9, 3))
-    y = np.array([np.sin(x[:, 0]) + x[:, 1], x[:, 2] ** 2]).T
-    found = _regressed(x, y, asked)
-    for column in range(2):
-        theirs = GaussianProcessRegressor(RBF(0.7), alpha=0.02, optimizer=None, normalize_y=True).fit(x, y[:, column])
+    for y in (np.sin(x[:, 0]) + x[:, 1], x[:, 2] ** 2):
+        theirs = GaussianProcessRegressor(RBF(0.7), alpha=0.02, optimizer=None, normalize_y=True).fit(x, y)
         mean, deviation = theirs.predict(asked, return_std=True)
-        np.testing.assert_allclose(found[0][:, column], mean, atol=1e-8)
-        np.testing.assert_allclose(found[1][:, column], deviation, atol=1e-8)
+        found = _regressed(x, y, asked)
+        np.testing.assert_allclose(found[0], mean, atol=1e-8)
+        np.testing.assert_allclose(found[1], np.hypot(deviation, math.sqrt(0.02) * y.std()), atol=1e-8)
 
 
 def test_what_it_proposes_is_new_the_same_again_and_promises_something(tmp_path: Path) -> None:
     outcomes = told(tmp_path, 20)
-    one = proposed(outcomes, [], SPACE, SIGNATURE, NAMES, 5, {})
+    one = informed(outcomes).proposed([], 5)
     assert one
-    assert one == proposed(outcomes, [], SPACE, SIGNATURE, NAMES, 5, {})
+    assert one == informed(outcomes).proposed([], 5)
     assert one.architecture.frame_stack == 4  # nobody tried it, and it takes half the time
     assert (one.architecture, one.training) not in {(o.genotype.architecture, o.genotype.training) for o in outcomes}
-    other = proposed(outcomes, [one], SPACE, SIGNATURE, NAMES, 5, {})
+    other = informed(outcomes).proposed([one], 5)
     assert other
     assert (other.architecture, other.training) != (one.architecture, one.training)
-    assert proposed(told(tmp_path, 5), [], SPACE, SIGNATURE, NAMES, 5, {}) is None
+    assert informed(told(tmp_path, 5)).proposed([], 5) is None
 
 
 def test_what_a_graph_took_is_known_and_not_foretold(tmp_path: Path) -> None:
@@ -74,11 +80,7 @@ def test_what_a_graph_took_is_known_and_not_foretold(tmp_path: Path) -> None:
         measured = replace(outcome.measurement, median_ms=units / 1000 * (3 if units == 16 else 1))
         quality = replace(outcome.quality, error=0.5 - units / 400)
         outcomes.append(replace(outcome, measurement=measured, quality=quality, state="complete"))
-    units = [
-        one.architecture.units
-        for seed in range(20)
-        if (one := proposed(outcomes, [], space, SIGNATURE, NAMES, seed, {}))
-    ]
+    units = [one.architecture.units for seed in range(20) if (one := informed(outcomes, space).proposed([], seed))]
     assert len(units) == 20
     assert 16 not in units
 
@@ -93,26 +95,28 @@ def test_a_study_takes_its_proposals_in_turn(tmp_path: Path) -> None:
 def test_what_is_under_way_is_not_proposed_again_at_another_rate(tmp_path: Path) -> None:
     outcomes = told(tmp_path, 20)
     for seed in range(10):
-        one = proposed(outcomes, [], SPACE, SIGNATURE, NAMES, seed, {})
+        one = informed(outcomes).proposed([], seed)
         assert one
         forms = SPACE.deployments(one.architecture, SIGNATURE, one.training.qat)
-        other = proposed(outcomes, [replace(one, deployment=form) for form in forms], SPACE, SIGNATURE, NAMES, seed, {})
+        other = informed(outcomes).proposed([replace(one, deployment=form) for form in forms], seed)
         assert other
         assert other.architecture != one.architecture
 
 
 def test_a_model_is_known_in_all_its_forms_and_what_was_foretold_in_its_own(tmp_path: Path) -> None:
-    def known(found: Mapping[Any, Genotype]) -> list[bool]:
-        return [bool({likeness(each, alone=alone) for alone in (False, True)} & found.keys()) for each in (near, other)]
+    def known(*outcomes: Outcome, under_way: Iterable[Genotype] = (), alone: bool = False) -> list[bool]:
+        found = informed(outcomes, alone=alone)
+        return [found.tried(each, under_way) == one.genotype for each in (near, other)]
 
     one, *_ = told(tmp_path, 1)
     near = replace(one.genotype, training=Training(one.genotype.training.learning_rate * 1.01))
     other = replace(near, deployment=Deployment("loop", 1, "32"))
     for state, stage in (("complete", ""), ("stopped", "train"), ("failed", "train"), ("infeasible", "untrained")):
-        assert known(tried([replace(one, state=state, stage=stage)], [], alone=False)) == [True, True]
-    assert known(tried([replace(one, state="infeasible", stage=FORETOLD)], [], alone=False)) == [True, False]
-    assert known(tried([], [one.genotype], alone=False)) == [True, True]
-    assert known(tried([], [one.genotype], alone=True)) == [True, False]
+        assert known(replace(one, state=state, stage=stage)) == [True, True]
+    assert known(replace(one, state="infeasible", stage=FORETOLD)) == [True, False]
+    assert known(under_way=[one.genotype]) == [True, True]
+    assert known(under_way=[one.genotype], alone=True) == [True, False]
+    assert informed([]).tried(near, []) is None
 
 
 def test_a_model_is_proposed_again_in_another_form_where_its_forms_go_their_own_way(tmp_path: Path) -> None:
@@ -123,8 +127,8 @@ def test_a_model_is_proposed_again_in_another_form_where_its_forms_go_their_own_
         Genotype(Architecture("gru", units), Training(3e-3), Deployment(bits="8")) for units in range(16, 144, 16)
     ]
     outcomes = [invented(bench(tmp_path), one) for one in models]
-    assert proposed(outcomes, [], space, SIGNATURE, NAMES, 0, {}) is None
-    other = proposed(outcomes, [], space, SIGNATURE, NAMES, 0, {}, alone=True)
+    assert informed(outcomes, space).proposed([], 0) is None
+    other = informed(outcomes, space, alone=True).proposed([], 0)
     assert other
     assert other.deployment.bits == "32"
 

@@ -289,4 +289,4 @@ def test_a_model_at_nearly_the_rate_of_another_is_known_unless_it_was_asked_for(
     assert [genotype.training.learning_rate for genotype in tried[:2]] == list(rates)
     assert tried[0].alike == tried[1].alike
     assert len({genotype.alike for genotype in tried}) == len(tried) - 1
-    assert 8 < len(tried) <= 14  # a factor of 3 has 11 and a half tenths
+    assert 12 < len(tried) <= 25  # a factor of 3 has 22 and a half twentieths

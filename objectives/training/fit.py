@@ -80,7 +80,8 @@ def fit(
         graphs = None
     traced = graphs.again(dataset, spec, training.learning_rate) if graphs else None
     if traced is None:
-        keras.utils.set_random_seed(seed)  # which has TensorFlow forget what it has compiled
+        if not graphs:  # it may draw random numbers; TensorFlow then forgets what it has compiled
+            keras.utils.set_random_seed(seed)
         validate = _validation(outputs or outputs_of(model), dataset)
         traced = _traced(model, dataset, columns, training, spec, steps, lesson, validate, quantize_head=quantize_head)
         if graphs:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from spaces.backend import tf
+from spaces.backend import keras, tf
 from spaces.cells.cell import Arrays, Weight
 from spaces.cells.parallel import ParallelCell, carried
 from spaces.cells.products import projection
@@ -154,4 +154,4 @@ def _transposed(kernel: np.ndarray) -> np.ndarray:
 def _glorots(shape: tuple[int, int]) -> Tensor:
     """Three square matrices side by side, each started as if it were alone."""
     limit = (6.0 / (2 * shape[0])) ** 0.5
-    return tf.random.uniform(shape, -limit, limit)
+    return keras.initializers.RandomUniform(-limit, limit)(shape)
