@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from objectives.task import TASKS
 from spaces.errors import InputError, NothingFeasible, nearest
@@ -32,15 +33,19 @@ def dominates(a: Costs, b: Costs) -> bool:
 
 def front(points: Mapping[Key, Costs]) -> list[Key]:
     """The keys of the points that no other dominates, by rising costs; of equal points all are kept."""
-    ordered = sorted(points, key=lambda one: tuple(points[one]))  # whatever dominates a point comes before it
-    kept, costs = [], np.array([points[key] for key in ordered], dtype=np.float64)
-    left = np.arange(len(ordered))
+    keys = list(points)
+    return [keys[place] for place in foremost(np.array([*points.values()], dtype=np.float64))] if keys else []
+
+
+def foremost(costs: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The places of the rows [points, objectives] that no other dominates, as `front` orders them."""
+    left, found = np.lexsort(costs.T[::-1]), []  # whatever dominates a row comes before it
     while left.size:
         first, others = left[0], left[1:]
-        kept.append(ordered[first])
+        found.append(first)
         better, same = costs[others] < costs[first], costs[others] == costs[first]
         left = others[better.any(axis=1) | same.all(axis=1)]
-    return kept
+    return np.array(found, dtype=np.intp)
 
 
 def tied(a: Costs, b: Costs, within: Costs) -> bool:

@@ -12,7 +12,9 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from search.front import Costs, front
+import numpy as np
+
+from search.front import Costs, foremost
 
 ETA = 2
 """One in so many goes on, of those that something dominates."""
@@ -34,13 +36,15 @@ def goes_on(rung: Mapping[Key, Sequence[Costs]], mine: Key) -> bool:
 
 def standing(rung: Mapping[Key, Sequence[Costs]]) -> Iterator[list[Key]]:
     """The candidates by front, the best first, each where its best form is; within a front the least crowded first."""
-    left = {(key, place): tuple(costs) for key, forms in rung.items() for place, costs in enumerate(forms)}
-    while left:
-        distance = crowding({point: left[point] for point in front(left)})
-        ranked = list(dict.fromkeys(key for key, _ in sorted(distance, key=lambda point: -distance[point])))
+    owner = [key for key, forms in rung.items() for _ in forms]
+    costs = np.array([form for forms in rung.values() for form in forms], dtype=np.float64)
+    left = np.arange(len(owner))
+    while left.size:
+        distance = crowding({place: costs[place] for place in left[foremost(costs[left])]})
+        ranked = list(dict.fromkeys(owner[place] for place in sorted(distance, key=lambda one: -distance[one])))
         yield ranked
         placed = set(ranked)
-        left = {point: costs for point, costs in left.items() if point[0] not in placed}
+        left = np.array([place for place in left if owner[place] not in placed], dtype=np.intp)
 
 
 def crowding(points: Mapping[Key, Costs]) -> dict[Key, float]:

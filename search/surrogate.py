@@ -84,6 +84,7 @@ class Surrogate:
         self._front: list[tuple[Genotype, list[float]]] = []
         self._worst = np.empty(0)  # of each objective
         self._architectures: set[Architecture] = set()
+        self._likes: dict[Genotype, Mapping[str, Any]] = {}
 
     def learn(self, outcome: Outcome) -> None:
         """Take in another outcome."""
@@ -146,7 +147,7 @@ class Surrogate:
         """Some models that were not tried yet, with their forms that were not."""
         known = {*self._tried, *(likeness(one, alone=self._alone) for one in under_way)}
         awaited = set() if self._alone else {one.alike[:2] for one in under_way}  # at whatever rate
-        likes = [self._parameters(genotype) for genotype, _ in self._front if self._within(genotype)]
+        likes = [like for genotype, _ in self._front if (like := self._like(genotype))]
         found: dict[Likeness, list[Genotype]] = {}
         for _ in range(POOL):
             like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
@@ -158,11 +159,15 @@ class Surrogate:
                 found[likeness(drawn, alone=self._alone)] = new
         return {forms[0]: forms for forms in found.values()}
 
-    def _parameters(self, genotype: Genotype) -> dict[str, Any]:
-        return self._space.parameters(genotype, self._signature, **self._teaching)
-
-    def _within(self, genotype: Genotype) -> bool:  # a form of the user's model is not
-        return genotype.deployment in self._deployments(genotype)
+    def _like(self, genotype: Genotype) -> Mapping[str, Any]:
+        """What a trial would have to answer for this member of the front; {} where it is not in the space, as a form of
+        the user's model.
+        """
+        if (found := self._likes.get(genotype)) is None:
+            within = genotype.deployment in self._deployments(genotype)
+            found = self._space.parameters(genotype, self._signature, **self._teaching) if within else {}
+            self._likes[genotype] = found
+        return found
 
     def _deployments(self, genotype: Genotype) -> tuple[Deployment, ...]:
         return self._space.deployments(genotype.architecture, self._signature, genotype.training.qat)
@@ -248,7 +253,7 @@ def _normal(x: Floats) -> Floats:
 
 def _regressed(x: Floats, y: Floats, asked: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of another draw at `asked` of a Gaussian process through x [known, columns] and y
-    [known], its scale and noise by the likelihood of some of them.
+    [known], its scale and noise by the likelihood of the last of them.
     """
     centre, spread = y.mean(), y.std() or 1.0
     z, near, far = (y - centre) / spread, _distances(x, x), _distances(asked, x)

@@ -12,10 +12,11 @@ import dataclasses
 import json
 import logging
 import os
+import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -56,6 +57,25 @@ def task_name(task: Mapping[str, Any]) -> str:
     return "brisk/" + (Path(data).stem if data.endswith((".npz", ".npy", ".csv", ".parquet")) else data)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """What a candidate's run shows, as we wrote or read it: asking MLflow for it takes time."""
+
+    run_id: str
+    artifact_uri: str
+    status: str
+    tags: Mapping[str, str]
+    params: frozenset[str]
+
+    @classmethod
+    def of(cls, run: Any) -> _Shown:
+        return cls(run.info.run_id, run.info.artifact_uri, run.info.status, run.data.tags, frozenset(run.data.params))
+
+    def with_more(self, row: Row, status: str) -> _Shown:
+        tags, params = {**self.tags, **row.tags}, self.params | row.params.keys()
+        return dataclasses.replace(self, tags=tags, params=params, status=status)
+
+
 class Projection:
     """One study in one MLflow store.
 
@@ -67,17 +87,18 @@ class Projection:
     def __init__(self, uri: str, artifact_root: str, study: str, task: Mapping[str, Any]) -> None:
         self._uri, self._study, self._stamp = uri, study, f"{os.getpid()}-{time.time_ns()}"
         self._view_key = f"brisk-{study}"
-        self._runs: dict[Key, Any] = {}
+        self._runs: dict[Key, _Shown] = {}
         self._unread = True
         with alone(uri):
             self._client = _client(uri)
+            _log_ahead(uri)
             self._experiment = _experiment(self._client, task_name(task), artifact_root)
             self._parent = _parent(self._client, self._experiment, study) or self._client.create_run(
                 self._experiment, run_name=study, tags={"brisk.kind": "study", "brisk.study": study}
             )
         self._parent_id: str = self._parent.info.run_id
         with self._turn():
-            self._log(self._parent_id, Row(params=_new_params(self._parent, {**task, "study": study})))
+            self._log(self._parent_id, Row(params=_new_params(self._parent.data.params, {**task, "study": study})))
 
     def trial(self, number: Key, outcome: Outcome) -> None:
         """Show one candidate as it stands now; nothing is written where its run already shows just that."""
@@ -86,23 +107,23 @@ class Projection:
             mark = digest(dataclasses.asdict(outcome))
             run = self._runs.get(number)
             status = STATUS.get(outcome.state, "FINISHED")
-            if run and run.data.tags.get("brisk.digest") == mark and run.info.status == status:
+            if run and run.tags.get("brisk.digest") == mark and run.status == status:
                 return
             if run is None:
                 tags = {"brisk.kind": "trial", "brisk.study": self._study, "brisk.trial": str(number)}
-                run = self._client.create_run(
+                created = self._client.create_run(
                     self._experiment,
                     start_time=int((time.time() - sum(outcome.seconds.values())) * 1000),
                     tags={**tags, "brisk.pareto": "false", "mlflow.parentRunId": self._parent_id},
                     run_name=row.name,
                 )
-            run_id = run.info.run_id
+                run = _Shown.of(created)
             fresh = dataclasses.replace(
-                row, params=_new_params(run, row.params), tags={**row.tags, "brisk.digest": mark}
+                row, params=_new_params(run.params, row.params), tags={**row.tags, "brisk.digest": mark}
             )
-            self._log(run_id, fresh)
-            self._client.set_terminated(run_id, status)
-            self._runs[number] = self._client.get_run(run_id)
+            self._log(run.run_id, fresh)
+            self._client.set_terminated(run.run_id, status)
+            self._runs[number] = run.with_more(fresh, status)
 
     def front(self, summary: Mapping[str, Any], outcomes: Sequence[tuple[Key, Outcome]]) -> None:
         """Tag the candidates on the front, untag those that left it, and draw the study's curves on the parent run."""
@@ -110,11 +131,11 @@ class Projection:
             points = {point["trial"]: point for point in summary["front"]}
             for number, run in list(self._runs.items()):
                 mark = digest(points[number]) if number in points else ""
-                if run.data.tags.get("brisk.point", "") == mark:
+                if run.tags.get("brisk.point", "") == mark:
                     continue
                 row = point_row(points.get(number), mark)
-                self._log(run.info.run_id, row)
-                self._runs[number] = self._client.get_run(run.info.run_id)
+                self._log(run.run_id, row)
+                self._runs[number] = run.with_more(row, run.status)
             self._parent = self._client.get_run(self._parent_id)
             self._draw_curves(summary, outcomes)
             tags, metrics, mine = study_tags(summary), study_metrics(summary), self._parent.data
@@ -159,7 +180,7 @@ class Projection:
         import mlflow
 
         with self._turn(), tempfile.TemporaryDirectory(prefix="brisk-") as folder:
-            run = self._runs.get(trial, self._parent)
+            run = self._runs.get(trial) or _Shown.of(self._parent)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of its own type hints, and of the missing example
                 mlflow.pyfunc.save_model(
@@ -170,12 +191,12 @@ class Projection:
                     signature=_model_signature(signature),
                     pip_requirements=["numpy", "ai-edge-litert"],
                 )
-            self._client.log_artifacts(run.info.run_id, str(Path(folder, "model")), "model")
+            self._client.log_artifacts(run.run_id, str(Path(folder, "model")), "model")
             with contextlib.suppress(mlflow.MlflowException):  # it exists already
                 self._client.create_registered_model(name)
             about = {"brisk.study": self._study, "brisk.trial": str(trial), **(tags or {})}
-            source = f"{run.info.artifact_uri}/model"
-            version = self._client.create_model_version(name, source, run_id=run.info.run_id, tags=about)
+            source = f"{run.artifact_uri}/model"
+            version = self._client.create_model_version(name, source, run_id=run.run_id, tags=about)
             for alias in aliases:
                 self._client.set_registered_model_alias(name, alias, version.version)
             return int(version.version)
@@ -198,7 +219,7 @@ class Projection:
             if number in self._runs:  # two writers on a server without our lock: keep the older
                 self._client.delete_run(run.info.run_id)
             elif tag:
-                self._runs[number] = run
+                self._runs[number] = _Shown.of(run)
 
     def _draw_curves(self, summary: Mapping[str, Any], outcomes: Sequence[tuple[Key, Outcome]]) -> None:
         """The steps that are not drawn yet; timed from the study's start, so that drawing one twice changes nothing."""
@@ -289,6 +310,14 @@ def _client(uri: str) -> Any:
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
+def _log_ahead(uri: str) -> None:
+    """Have a SQLite store keep a write-ahead log from now on: a commit waits less for the disk."""
+    if uri.startswith("sqlite:///"):
+        path = uri.removeprefix("sqlite:///").partition("?")[0]
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as tables:
+            tables.execute("PRAGMA journal_mode = WAL")
+
+
 def _experiment(client: Any, name: str, artifact_root: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -313,9 +342,9 @@ def _search(client: Any, experiment: str, query: str) -> Iterator[Any]:
             return
 
 
-def _new_params(run: Any, params: Mapping[str, Any]) -> dict[str, str]:
-    """Those the run does not have yet: MLflow's parameters are written once."""
-    return {key: str(value)[:6000] for key, value in params.items() if key not in run.data.params}
+def _new_params(before: Collection[str], params: Mapping[str, Any]) -> dict[str, str]:
+    """Those that a run does not have yet: MLflow's parameters are written once."""
+    return {key: str(value)[:6000] for key, value in params.items() if key not in before}
 
 
 def _model_signature(signature: Signature) -> Any:

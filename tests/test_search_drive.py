@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import queue
 import random
@@ -238,6 +239,23 @@ def test_two_lanes_tell_every_trial_once(tmp_path: Path) -> None:
     assert ended == "trials"
     assert set(told.values()) == {1}
     assert len(history.read(tmp_path, "s").outcomes) == 14
+
+
+def test_a_group_goes_to_the_worker_that_has_met_its_architecture(tmp_path: Path) -> None:
+    space = Space(cell=("lstm", "gru"), units=(16, 64, 16), learning_rate=(1e-3, 1e-1), lowering=("loop",), steps=(1,))
+    ended, heard = driven(tmp_path, Limits(trials=150, workers=2), space=space, baseline=None)
+    assert ended == "trials"
+    met: dict[Any, set[int]] = {}
+    again = []
+    for event in heard:
+        if event["event"] == "group" and isinstance(event["trials"][0], int):
+            lanes = met.setdefault(json.dumps(event["genotypes"][0]["architecture"]), set())
+            if lanes:
+                again.append(event["lane"] in lanes)
+            lanes.add(event["lane"])
+    assert len(again) > 50
+    assert sum(again) > 0.8 * len(again)  # who has three groups to do is given no other
+    assert {lane for lanes in met.values() for lane in lanes} == {0, 1}
 
 
 def test_what_is_taken_back_is_what_came_last(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from objectives.rehearsal import invented
 from search import surrogate
 from search.budget import Limits
 from search.drive import drive
+from search.front import hypervolume
 from search.study import Study
-from search.surrogate import Surrogate, _regressed
+from search.surrogate import POINTS, Surrogate, _normal, _regressed
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.signature import Signature
 from spaces.space import Space
@@ -52,6 +54,41 @@ def test_it_regresses_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> N
         found = _regressed(x, y, asked)
         np.testing.assert_allclose(found[0], mean, atol=1e-8)
         np.testing.assert_allclose(found[1], np.hypot(deviation, math.sqrt(0.02) * y.std()), atol=1e-8)
+
+
+def test_its_normal_distribution_is_the_normal_distribution() -> None:
+    x = np.linspace(-6, 6, 1001)
+    np.testing.assert_allclose(_normal(x), [NormalDist().cdf(one) for one in x], atol=2e-4)
+
+
+def test_a_gain_is_what_the_hypervolume_is_expected_to_grow_by(tmp_path: Path) -> None:
+    def logs(rows: list[list[float]]) -> list[list[float]]:
+        return [[error, *map(math.log, others)] for error, *others in rows]
+
+    found, taken, form = informed(told(tmp_path, 20)), [[0.2, 0.02, 9e3], [0.1, 0.05, 2e4]], [0.12, 0.03, 1e4]
+    worst, deviation = [0.5, 0.2, 1e5], 0.4
+    found._worst = np.array(worst)
+    gains = found._gains(np.array(taken), np.array([form]), np.array([deviation]))
+    low = np.array([0.0, *np.min(logs([*taken, form]), axis=0)[1:]])
+    reference, box = logs([worst])[0], float(np.prod(logs([worst])[0] - low))
+    errors = form[0] * np.exp(deviation * np.random.default_rng(0).normal(size=1000))
+    before = hypervolume(logs(taken), reference)
+    grown = [hypervolume(logs([*taken, [error, *form[1:]]]), reference) - before for error in errors]
+    assert gains.sum() / POINTS * box == pytest.approx(np.mean(grown), rel=0.1)
+
+
+def test_what_takes_long_must_promise_more(tmp_path: Path) -> None:
+    """Here a second training of an architecture takes a second, and the first so many."""
+
+    def known_again(first_s: float) -> int:
+        outcomes = []
+        for one in told(tmp_path, 16):
+            again = invented(bench(tmp_path), replace(one.genotype, training=Training(2e-3)))
+            outcomes += [replace(one, seconds={"train": first_s}), replace(again, seconds={"train": 1.0})]
+        met, found = {one.genotype.architecture for one in outcomes}, informed(outcomes)
+        return sum(bool(one := found.proposed([], seed)) and one.architecture in met for seed in range(10))
+
+    assert known_again(1.0) < known_again(1000.0) == 10
 
 
 def test_what_it_proposes_is_new_the_same_again_and_promises_something(tmp_path: Path) -> None:

@@ -280,6 +280,20 @@ def test_the_seed_is_the_model():
     assert same["layer1"][1][0] == -3.0
 
 
+@pytest.mark.parametrize("cell", ["lstm", "fastgrnn", "attention"])
+def test_tensorflow_is_not_seeded_by_building_nor_building_by_tensorflow(cell):
+    """Seeded, it would forget what it has compiled."""
+    found, drawn = [], []
+    for seed in (1, 2):
+        tf.random.set_seed(seed)
+        found.append(weights_of(build(Architecture(cell, 6), FLOATS, 4)))
+        drawn.append(tf.random.uniform([3]).numpy())
+        tf.random.set_seed(seed)
+        np.testing.assert_array_equal(tf.random.uniform([3]).numpy(), drawn[-1])
+    np.testing.assert_equal(found[0], found[1])
+    assert (drawn[0] != drawn[1]).all()
+
+
 def test_tagging_refuses_frames():
     with pytest.raises(SpecError, match=r"space\.frame_stack must be 1 for tagging.*but got 2"):
         build(cell("gru", frame_stack=2), TAGGING, 0)
