@@ -42,7 +42,7 @@ WINDING_DOWN = "finishing the stage at work, then the front is measured once mor
 SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs
 SELDOM = 50  # times what it took to sum it up, till the next time: the workers wait for who does it
 SHIPPING_S = 30.0  # how long the end of a run waits for MLflow before the front is shown
-WORKER_BYTES = 3 * 2**29  # TensorFlow with a small model takes 1 GiB
+WORKER_BYTES = 2**31  # TensorFlow takes 1 GiB with a small model, and half of that more with those that it keeps
 MOST_WORKERS = 8  # unless asked: what so many are at, the next proposal can only guess
 MANY = 100  # trials that are left to send then, of which it is said: they take seconds and more
 

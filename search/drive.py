@@ -167,7 +167,7 @@ class _Driver:
             self._beside([left], self._study.bench)
 
     def search(self) -> str:
-        """Keep every lane at work, and one group ahead, until trials, time or candidates run out."""
+        """Keep every lane at work, and a group or two ahead, until trials, time or candidates run out."""
         ended = ""
         while True:
             if self.wound_down:
@@ -259,7 +259,9 @@ class _Driver:
         return ""
 
     def _familiar(self, work: Work, lane: Lane) -> Lane:
-        """Who has graphs of the architecture and has not much before him, else `lane`."""
+        """Who may have graphs of the architecture and has not much before him; else `lane`, which waits for nobody."""
+        if not lane.works or "graphs" in self._study.plan.bench.without:
+            return lane
         knowing = [other for other in self._lanes if work.genotypes[0].architecture in other.met]
         return lane if lane in knowing else next((other for other in knowing if len(other.works) <= AHEAD), lane)
 
@@ -349,6 +351,8 @@ class _Driver:
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
         for form in lost:
             self._study.died(work.genotypes[form], work.stage, reason)
+        if isinstance(error, ChildDied):
+            lane.met.clear()
         killed = isinstance(error, ChildDied) and error.kind == "crashed"
         if lost or not killed or work.tried == TRIES:
             self._fail(lane, work, lost or work.open, reason)

@@ -70,7 +70,7 @@ def fitted(outcomes: Iterable[Outcome], signature: Signature) -> Prior | None:
 
     None where that is too little, or of models that are not brisk's.
     """
-    took = ((outcome.genotype, ms) for outcome in outcomes if (ms := _measured_ms(outcome)))
+    took = [(outcome.genotype, ms) for outcome in outcomes if (ms := _measured_ms(outcome))]
     known = list({(genotype.served, genotype.deployment): (genotype, ms) for genotype, ms in took}.values())
     places = {model: place for place, model in enumerate(dict.fromkeys(genotype.served for genotype, _ in known))}
     if len(places) < FEWEST:
@@ -82,7 +82,7 @@ def fitted(outcomes: Iterable[Outcome], signature: Signature) -> Prior | None:
     for left_out in range(FOLDS):
         mine = fold == left_out
         misses[mine] = np.abs(shares[mine] @ _solved(shares[~mine]) - 1)
-    return Prior(tuple(map(float, _solved(shares))), float(np.quantile(misses, 0.9)), len(known))
+    return Prior(tuple(map(float, _solved(shares))), float(np.quantile(misses, 0.9)), len(took))
 
 
 def features(genotype: Genotype, signature: Signature) -> NDArray[np.float64]:

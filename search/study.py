@@ -267,7 +267,15 @@ class Study:
 
     @functools.cached_property
     def _surrogate(self) -> Surrogate:
-        return Surrogate(self._space, self._signature, self.plan.objectives, self._teaching, alone=self._alone)
+        return Surrogate(
+            self._space,
+            self._signature,
+            self.plan.objectives,
+            self._teaching,
+            trivial_error=float(self.prepared["trivial_error"]),
+            refused=self._crashes.known,
+            alone=self._alone,
+        )
 
     @functools.cached_property
     def _beginning(self) -> list[Genotype]:
@@ -345,8 +353,11 @@ class Study:
         bound = self.plan.bench.bounds.get("latency")
         if bound is None or "prior" in self.plan.bench.without or genotype.architecture.hypermodel:
             return None
-        if self._prior is None or len(self._outcomes) >= ANEW * self._prior[0]:
-            self._prior = (len(self._outcomes), fitted(self._outcomes.values(), self._signature))
+        count = len(self._outcomes)  # what it is fitted to depends on that alone, not on how often a study was killed
+        first = math.floor(ANEW ** math.floor(math.log(count, ANEW))) if count else 0
+        if self._prior is None or self._prior[0] != first:
+            told = [self._outcomes[number] for number in sorted(self._outcomes)[:first]]
+            self._prior = (first, fitted(told, self._signature))
         prior = self._prior[1]
         if prior is None or not prior.hopeless(genotype, self._signature, bound):
             return None

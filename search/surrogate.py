@@ -1,10 +1,10 @@
 """Proposals by a model of what was found: the candidate that is expected to add most to the front.
 
-Two Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1), one of trained models' errors, in
-the best of their forms, and of what they took, one of latencies and sizes of their forms, which hardly vary by luck;
-what narrower bits add to an error is the median of what they added. Of a pool of random points and of neighbours of the
-front that one is proposed which is expected to add most to the hypervolume of (error, logarithms of the rest) for the
-time it takes (Emmerich 2006; by second, Snoek et al. 2012, arXiv 1206.2944), counted in points of the box. An error
+Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1): of trained models' errors, in the best
+of their forms, of the seconds that they took, and of latencies and sizes of their forms, which hardly vary by luck;
+what narrower bits add to an error is the median of what they added. Of a pool of random points and of neighbours of
+the front that one is proposed which is expected to add most to the hypervolume of (error, logarithms of the rest) for
+the time it takes (Emmerich 2006; by second, Snoek et al. 2012, arXiv 1206.2944), counted in points of the box. An error
 varies by luck too: a model that was tried may do better at another rate, and takes little time, for it is known.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import median
@@ -38,6 +38,7 @@ KEPT = (0.5, 1.0)  # in so many of their genes
 HOPE = 1.0  # standard deviations below the mean that what is under way is taken to come to
 POINTS = 3000  # of the box
 FITTED = 120  # rows that scale and noise are chosen by, for that takes one fit for each pair of them
+LEAST = 0.2  # of the median time, that a model is taken to need: what the cache had, or a dead worker, tells of less
 SCALES = (0.5, 1.0, 2.0, 4.0)
 NOISES = (1e-3, 1e-2, 1e-1)
 TINY = 1e-12  # of which there is a logarithm
@@ -54,13 +55,13 @@ class _Model:
     genotype: Genotype
     error: float  # the least of its forms'
     first: bool  # whether nothing of its architecture was known before
-    took_s: float = 0.0
 
 
 class Surrogate:
     """What was found so far, in the order in which it was told, and what it lets expect of others.
 
-    A model is to be served in all its forms, or, `alone`, in that of a proposal.
+    An error above `trivial_error`, a constant predictor's, is no better than that; nothing is proposed that is
+    `refused`. A model is to be served in all its forms, or, `alone`, in that of a proposal.
     """
 
     def __init__(
@@ -70,14 +71,17 @@ class Surrogate:
         objectives: Sequence[str],
         teaching: Mapping[str, Any],
         *,
+        trivial_error: float = math.inf,
+        refused: Callable[[Genotype], object] = lambda genotype: None,
         alone: bool = False,
     ) -> None:
         self._space, self._signature, self._teaching, self._alone = space, signature, teaching, alone
-        self._objectives = objectives
+        self._objectives, self._trivial_error, self._refused = objectives, trivial_error, refused
         self.told = 0  # outcomes
         self._served = [place for place, name in enumerate(objectives) if name != "quality"]
         self._tried: dict[Likeness, Genotype] = {}
         self._models: dict[str, _Model] = {}  # by group, in the order of their last news
+        self._took_s: dict[str, float] = defaultdict(float)  # by group
         self._graphs: dict[tuple[Architecture, Deployment], list[float]] = {}  # what each costs, where it is known
         self._by_bits: dict[str, list[tuple[str, float]]] = defaultdict(list)  # the groups and errors of forms
         self._done: deque[tuple[Genotype, list[float]]] = deque(maxlen=MOST)
@@ -90,15 +94,16 @@ class Surrogate:
         """Take in another outcome."""
         self.told += 1
         genotype = outcome.genotype
-        like = likeness(genotype, alone=self._alone or outcome.stage == FORETOLD)  # foretold in one form
+        like = _likeness(genotype, alone=self._alone or outcome.stage == FORETOLD)  # foretold in one form
         self._tried.setdefault(like, genotype)
+        self._took_s[genotype.group] += sum(outcome.seconds.values())
         costs = _costs(outcome, self._objectives)
-        if outcome.error is None or not costs:
+        if outcome.error is None or not math.isfinite(outcome.error) or not costs:
             return
         first = genotype.served not in self._architectures
         self._architectures.add(genotype.served)
         model = self._models.pop(genotype.group, None) or _Model(genotype, outcome.error, first)
-        model.error, model.took_s = min(model.error, outcome.error), model.took_s + sum(outcome.seconds.values())
+        model.error = min(model.error, outcome.error)
         self._models[genotype.group] = model
         self._graphs[genotype.served, genotype.deployment] = costs
         if outcome.quality:
@@ -111,8 +116,8 @@ class Surrogate:
 
     def tried(self, genotype: Genotype, under_way: Iterable[Genotype]) -> Genotype | None:
         """What was tried, or is under way, and would tell the same but for luck."""
-        likes = [likeness(genotype, alone=alone) for alone in (False, True)]
-        waiting = {likeness(one, alone=self._alone): one for one in under_way}
+        likes = [_likeness(genotype, alone=alone) for alone in (False, True)]
+        waiting = {_likeness(one, alone=self._alone): one for one in under_way}
         return next((found[like] for found in (self._tried, waiting) for like in likes if like in found), None)
 
     def proposed(self, under_way: Collection[Genotype], seed: int) -> Genotype | None:
@@ -128,35 +133,40 @@ class Surrogate:
             return None
         models, counts = [*pool, *under_way], [*map(len, pool.values()), *(1 for _ in under_way)]
         forms = [*(form for each in pool.values() for form in each), *under_way]
-        owner = np.repeat(np.arange(len(models)), counts)
+        owner, count = np.repeat(np.arange(len(models)), counts), len(forms) - len(under_way)
         error, deviation, took_s = self._foretold(models)
-        costs, hoped = self._costs(forms), self._costs([*under_way])
+        costs = self._costs(forms)
+        hoped = costs[count:].copy()
         if "quality" in self._objectives:
             place, added = self._objectives.index("quality"), self._added(forms)
             costs[:, place] = np.exp(error)[owner] + added
-            hoped[:, place] = (np.exp(error - HOPE * deviation)[owner] + added)[len(forms) - len(under_way) :]
-        count, begins = len(forms) - len(under_way), np.cumsum([0, *counts])[: len(pool)]
+            hoped[:, place] = (np.exp(error - HOPE * deviation)[owner] + added)[count:]
         taken = np.array([*(cost for _, cost in self._front), *hoped])
-        gains = self._gains(taken, costs[:count], deviation[owner][:count])
-        whole = np.maximum.reduceat(gains, begins).sum(axis=1)  # all forms have the luck of their model
-        chosen = int((whole / took_s[: len(pool)]).argmax())
-        best = int(gains[owner[:count] == chosen].sum(axis=1).argmax())
-        return forms[int(begins[chosen]) + best]
+        gains = self._gains(taken, costs[:count], owner[:count], deviation)
+        begins = np.cumsum([0, *counts])
+        promise = [each.max(axis=0).sum() for each in gains] / took_s[: len(pool)]  # one luck for all forms of a model
+        for chosen in np.argsort(-promise, kind="stable"):
+            for form in np.argsort(-gains[chosen].sum(axis=1), kind="stable"):
+                found = forms[int(begins[chosen] + form)]
+                if not self._refused(found):
+                    return found
+        return None
 
     def _pool(self, under_way: Collection[Genotype], luck: random.Random) -> dict[Genotype, list[Genotype]]:
         """Some models that were not tried yet, with their forms that were not."""
-        known = {*self._tried, *(likeness(one, alone=self._alone) for one in under_way)}
+        waiting = {_likeness(one, alone=self._alone) for one in under_way}
         awaited = set() if self._alone else {one.alike[:2] for one in under_way}  # at whatever rate
         likes = [like for genotype, _ in self._front if (like := self._like(genotype))]
         found: dict[Likeness, list[Genotype]] = {}
         for _ in range(POOL):
             like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
             drawn = self._space.sample(_Drawn(like, luck, luck.uniform(*KEPT)), self._signature, **self._teaching)
-            if (drawn.alike, None) in known or drawn.alike[:2] in awaited:
-                continue
             served = (drawn.deployment,) if self._alone else self._deployments(drawn)
-            if new := [replace(drawn, deployment=form) for form in served if (drawn.alike, form) not in known]:
-                found[likeness(drawn, alone=self._alone)] = new
+            if (drawn.alike, None) in self._tried or drawn.alike[:2] in awaited:
+                continue
+            new = [form for form in served if not any((drawn.alike, form) in known for known in (self._tried, waiting))]
+            if new:
+                found[_likeness(drawn, alone=self._alone)] = [replace(drawn, deployment=form) for form in new]
         return {forms[0]: forms for forms in found.values()}
 
     def _like(self, genotype: Genotype) -> Mapping[str, Any]:
@@ -177,7 +187,8 @@ class Surrogate:
         and the seconds that they take, the first of an architecture more than others; [models] each.
         """
         newest = [*self._models.values()][-MOST:]
-        learned, took = np.array([(one.error, one.took_s) for one in newest]).T
+        learned, took = np.array([(one.error, self._took_s[one.genotype.group]) for one in newest]).T
+        took = np.maximum(took, LEAST * np.median(took))
         first = [*(one.first for one in newest), *(one.served not in self._architectures for one in models)]
         blank = [replace(one, deployment=Deployment()) for one in (*(one.genotype for one in newest), *models)]
         x, count = columns(blank, squares=False), len(newest)
@@ -213,32 +224,39 @@ class Surrogate:
         }
         return np.array([more.get(form.deployment.bits, 0.0) for form in forms])
 
-    def _gains(self, taken: Floats, foretold: Floats, deviation: Floats) -> Floats:
-        """How likely each candidate is to be the first to dominate each point of the box between the best and the worst
-        costs, those left out that `taken` does; [candidates, points].
+    def _gains(self, taken: Floats, foretold: Floats, owner: NDArray[np.intp], deviation: Floats) -> list[Floats]:
+        """For each model, how likely each of its forms is to be the first to dominate each point of the box between the
+        best and the worst costs, those left out that `taken` does: [forms, points]. `owner` says whose forms the rows
+        of `foretold` are, in order; `deviation` is that of the logarithm of a model's error.
 
         Points are spread evenly over errors, and over the logarithms of the other costs.
         """
         error = np.array([name == "quality" for name in self._objectives])
-        worst, best, ahead = (
-            np.where(error, each, np.log(_floored(each))) for each in (self._worst[None], taken, foretold)
-        )
-        low = np.where(error, 0.0, np.minimum(best.min(axis=0), ahead.min(axis=0)))
-        points = np.random.default_rng(0).uniform(low, np.maximum(worst[0], low + 1e-9), (POINTS, len(error)))
-        points = points[~(best[:, None, :] <= points).all(axis=2).any(axis=0)]
-        within = (ahead[:, None, self._served] <= points[:, self._served]).all(axis=2)
-        gains: Floats = np.asarray(within, dtype=np.float64)
-        for place in np.flatnonzero(error):
-            some, point = np.nonzero(gains)
-            asked, mean = (
-                np.log(np.maximum(points[point, place], TINY)),
-                np.log(np.maximum(foretold[some, place], TINY)),
-            )
-            gains[some, point] = _normal((asked - mean) / deviation[some])
+        worst = np.where(error, np.minimum(self._worst, self._trivial_error), self._worst)
+        every = np.vstack([worst, taken, foretold])
+        every = np.where(error, every, np.log(_floored(every)))
+        low = np.where(error, 0.0, every[1:].min(axis=0))
+        points = np.random.default_rng(0).uniform(low, np.maximum(every[0], low + TINY), (POINTS, len(error)))
+        for cost in every[1 : 1 + len(taken)]:
+            points = points[~(cost <= points).all(axis=1)]
+        asked = np.log(np.maximum(points[:, error], TINY))
+        gains: list[Floats] = []
+        for forms, spread in zip(_split(every[1 + len(taken) :], owner), deviation, strict=False):
+            within = (forms[:, None, self._served] <= points[:, self._served]).all(axis=2)
+            mean = np.log(np.maximum(forms[:, error], TINY))
+            likely = [
+                _normal((column - ahead[:, None]) / spread) for column, ahead in zip(asked.T, mean.T, strict=True)
+            ]
+            gains.append(np.asarray(within * likely[0] if likely else within, dtype=np.float64))
         return gains
 
 
-def likeness(genotype: Genotype, *, alone: bool) -> Likeness:
+def _split(rows: Floats, owner: NDArray[np.intp]) -> list[Floats]:
+    """The rows of each owner; they come in their order."""
+    return np.split(rows, np.flatnonzero(np.diff(owner)) + 1)
+
+
+def _likeness(genotype: Genotype, *, alone: bool) -> Likeness:
     """What a candidate stands for: its model in all forms, or with `alone` in this one."""
     return genotype.alike, genotype.deployment if alone else None
 
@@ -247,7 +265,7 @@ def _normal(x: Floats) -> Floats:
     """The standard normal distribution function, to 2e-4 (Page 1977, "Approximations to the cumulative normal
     function").
     """
-    found: Floats = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    found: Floats = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return found
 
 
@@ -289,9 +307,9 @@ def _floored(values: Any) -> Floats:
 
 
 def _costs(outcome: Outcome, objectives: Sequence[str]) -> list[float]:
-    """By objective, with what it had learned for an error; [] where something is not known."""
+    """By objective, with what it had learned for an error; [] where something is not known, or no number."""
     costs = [learned_cost(outcome, name) for name in objectives]
-    found = [cost for cost in costs if cost is not None]
+    found = [cost for cost in costs if cost is not None and math.isfinite(cost)]
     return found if len(found) == len(costs) else []
 
 

@@ -274,7 +274,7 @@ def test_more_threads_than_a_worker_has_cores_are_refused_before_anything_is_run
         (LatencyBound(threads=2), 4, 64, 2),
         (LatencyBound(threads=4), 2, 64, 1),
         (LatencyBound(threads=4, device="mine:Board"), 4, 64, 4),
-        (None, 4, 3, 2),
+        (None, 4, 5, 2),
         (None, 4, 1, 1),
         (None, 64, 512, 8),
     ],

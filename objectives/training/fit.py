@@ -18,7 +18,7 @@ from objectives.training.distill import Lesson, Loss, Outputs, columns_of, hinte
 from objectives.training.narrow import rounding
 from objectives.training.prune import Sparsity, held, sparsify
 from objectives.training.rungs import Rungs, packed
-from spaces.backend import keras, tf
+from spaces.backend import keras, seed_initializers, tf
 from spaces.build import recurrent
 from spaces.errors import CandidateError
 from spaces.genotype import Training
@@ -80,8 +80,8 @@ def fit(
         graphs = None
     traced = graphs.again(dataset, spec, training.learning_rate) if graphs else None
     if traced is None:
-        if not graphs:  # it may draw random numbers; TensorFlow then forgets what it has compiled
-            keras.utils.set_random_seed(seed)
+        random = any(isinstance(layer, keras.layers.Dropout) for layer in model.submodules)
+        (keras.utils.set_random_seed if random else seed_initializers)(seed)
         validate = _validation(outputs or outputs_of(model), dataset)
         traced = _traced(model, dataset, columns, training, spec, steps, lesson, validate, quantize_head=quantize_head)
         if graphs:

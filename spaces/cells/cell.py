@@ -26,7 +26,7 @@ Arrays = Sequence[Any]
 """A layer's weights in Keras's order: NumPy arrays in a lowered graph, variables in a layer that trains."""
 
 Start = str | Callable[..., Any]
-"""A Keras initializer by name, or a function (shape, dtype) -> array."""
+"""A Keras initializer by name, or a function (shape, dtype) -> array that draws by Keras or NumPy, which are seeded."""
 
 
 @dataclass(frozen=True)
