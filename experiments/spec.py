@@ -124,10 +124,10 @@ class Objectives:
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """The `[search]` table. `trial_timeout_s` holds for one trained model with all its forms, `stage_timeout_s` for each
-    stage of it but training, `memory_limit_mb` for a worker: TensorFlow takes 1 GiB, and the models that are kept up to
-    half of that again. `without` are economies switched off, to see what they bring. `confirm_seeds` says how often the
-    members of the front are trained in all.
+    """The `[search]` table. `trial_timeout_s` holds for one trained model with all its forms, `stage_timeout_s` for
+    each stage of it but training, `memory_limit_mb` for a worker: TensorFlow takes 1 GiB, and the models that are kept
+    up to half of that again. `without` are economies switched off, to see what they bring. `confirm_seeds` says how
+    often the members of the front are trained in all.
     """
 
     sampler: str = "auto"

@@ -493,7 +493,7 @@ def against_rivals(found: dict[str, Run], task: str, box: str) -> list[str]:
 
 def of_itself(found: dict[str, Run], task: str) -> list[str]:
     """What brisk's own time went into, and what the second worker brings."""
-    missed, alone = [], runs_of(found, "brisk:one", task)
+    missed, alone = [], of_one_code(found, "brisk:one", task)
     for seed, run in sorted(runs_of(found, "brisk", task).items()):
         other = run["spent"]["other_share"]
         gain = run["told"] / max(alone[seed]["told"], 1) if seed in alone else None
@@ -501,18 +501,18 @@ def of_itself(found: dict[str, Run], task: str) -> list[str]:
         missed += [f"{task}, seed {seed}: {other:.1%} neither training nor measuring"] * (other > NEITHER)
         if gain is not None and gain < TWICE:
             missed.append(f"{task}, seed {seed}: two workers bring {gain:.2f}")
-    return missed + [f"{task}: one worker not measured"] * (not alone)
+    return missed + [f"{task}: one worker not measured by brisk's own code"] * (not alone)
 
 
 def ablation(found: dict[str, Run], task: str) -> list[str]:
     """The rows of brisk without each economy; nothing is promised of them but to be there."""
-    every = {one: runs_of(found, f"brisk:{one}", task) for one in OFF}
+    every = {one: of_one_code(found, f"brisk:{one}", task) for one in OFF}
     for seed in sorted(set().union(*every.values())):
         for one, runs in {"nothing": runs_of(found, "brisk", task), **every}.items():
             if run := runs.get(seed):
                 volumes = " | ".join(f"{final(run, task, box):.4f}" for box in BOXES)
                 print(f"| {task} | {seed} | {one} | {run['models']} | {run['told']} | {volumes} |")
-    missed = [f"{task} without {one}: not measured" for one, runs in every.items() if not runs]
+    missed = [f"{task} without {one}: not measured by brisk's own code" for one, runs in every.items() if not runs]
     for seed, run in sorted(every["halving"].items()):
         told = run["halved"]
         words = {name: "{} of {}".format(*told[name]) for name in ("models", "front", "scannable")}
@@ -531,6 +531,18 @@ def ablation(found: dict[str, Run], task: str) -> list[str]:
             if share > LOST
         ]
     return missed
+
+
+def of_one_code(found: dict[str, Run], system: str, task: str) -> dict[int, Run]:
+    """The runs of brisk without something, by seed, those that were made by the commit that its whole run was: another
+    one's would be held against what it did not do.
+    """
+    whole = runs_of(found, "brisk", task)
+    return {
+        seed: run
+        for seed, run in runs_of(found, system, task).items()
+        if seed in whole and run["conditions"].get("commit") == whole[seed]["conditions"].get("commit")
+    }
 
 
 def spread(figures: Sequence[float]) -> str:
