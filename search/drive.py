@@ -351,13 +351,13 @@ class _Driver:
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
         for form in lost:
             self._study.died(work.genotypes[form], work.stage, reason)
-        if isinstance(error, ChildDied):
-            lane.met.clear()
         killed = isinstance(error, ChildDied) and error.kind == "crashed"
         if lost or not killed or work.tried == TRIES:
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
         self._end(lane)
+        if isinstance(error, ChildDied):
+            lane.met = {each.genotypes[0].architecture for each in lane.works}
         if rest:
             names, genotypes = tuple(work.names[i] for i in rest), tuple(work.genotypes[i] for i in rest)
             self._begin(lane, Work(names, genotypes, work.bench, tried=work.tried + (not lost)))

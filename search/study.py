@@ -353,10 +353,11 @@ class Study:
         bound = self.plan.bench.bounds.get("latency")
         if bound is None or "prior" in self.plan.bench.without or genotype.architecture.hypermodel:
             return None
-        count = len(self._outcomes)  # what it is fitted to depends on that alone, not on how often a study was killed
-        first = math.floor(ANEW ** math.floor(math.log(count, ANEW))) if count else 0
+        tried = [number for number, outcome in self._outcomes.items() if outcome.stage != FORETOLD]
+        # What it is fitted to depends on their number alone, not on how often a study was killed.
+        first = math.floor(ANEW ** math.floor(math.log(len(tried), ANEW))) if tried else 0
         if self._prior is None or self._prior[0] != first:
-            told = [self._outcomes[number] for number in sorted(self._outcomes)[:first]]
+            told = [self._outcomes[number] for number in sorted(tried)[:first]]
             self._prior = (first, fitted(told, self._signature))
         prior = self._prior[1]
         if prior is None or not prior.hopeless(genotype, self._signature, bound):

@@ -61,7 +61,7 @@ class Surrogate:
     """What was found so far, in the order in which it was told, and what it lets expect of others.
 
     An error above `trivial_error`, a constant predictor's, is no better than that; nothing is proposed that is
-    `refused`. A model is to be served in all its forms, or, `alone`, in that of a proposal.
+    `refused`, by its cell and form. A model is to be served in all its forms, or, `alone`, in that of a proposal.
     """
 
     def __init__(
@@ -145,12 +145,8 @@ class Surrogate:
         gains = self._gains(taken, costs[:count], owner[:count], deviation)
         begins = np.cumsum([0, *counts])
         promise = [each.max(axis=0).sum() for each in gains] / took_s[: len(pool)]  # one luck for all forms of a model
-        for chosen in np.argsort(-promise, kind="stable"):
-            for form in np.argsort(-gains[chosen].sum(axis=1), kind="stable"):
-                found = forms[int(begins[chosen] + form)]
-                if not self._refused(found):
-                    return found
-        return None
+        chosen = int(promise.argmax())
+        return forms[int(begins[chosen] + gains[chosen].sum(axis=1).argmax())]
 
     def _pool(self, under_way: Collection[Genotype], luck: random.Random) -> dict[Genotype, list[Genotype]]:
         """Some models that were not tried yet, with their forms that were not."""
@@ -158,15 +154,22 @@ class Surrogate:
         awaited = set() if self._alone else {one.alike[:2] for one in under_way}  # at whatever rate
         likes = [like for genotype, _ in self._front if (like := self._like(genotype))]
         found: dict[Likeness, list[Genotype]] = {}
+        refused: dict[tuple[str, Deployment], object] = {}  # of the cell and the form
         for _ in range(POOL):
             like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
             drawn = self._space.sample(_Drawn(like, luck, luck.uniform(*KEPT)), self._signature, **self._teaching)
             served = (drawn.deployment,) if self._alone else self._deployments(drawn)
             if (drawn.alike, None) in self._tried or drawn.alike[:2] in awaited:
                 continue
-            new = [form for form in served if not any((drawn.alike, form) in known for known in (self._tried, waiting))]
+            new = []
+            for form in (replace(drawn, deployment=each) for each in served):
+                kind, this = (drawn.architecture.cell, form.deployment), (drawn.alike, form.deployment)
+                if kind not in refused:
+                    refused[kind] = self._refused(form)
+                if not (refused[kind] or this in self._tried or this in waiting):
+                    new.append(form)
             if new:
-                found[_likeness(drawn, alone=self._alone)] = [replace(drawn, deployment=form) for form in new]
+                found[_likeness(drawn, alone=self._alone)] = new
         return {forms[0]: forms for forms in found.values()}
 
     def _like(self, genotype: Genotype) -> Mapping[str, Any]:

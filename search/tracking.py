@@ -91,7 +91,8 @@ class Projection:
         self._unread = True
         with alone(uri):
             self._client = _client(uri)
-            _log_ahead(uri)
+            if artifact_root:  # the home's own, not one of the user's, which may lie on a network
+                _log_ahead(uri)
             self._experiment = _experiment(self._client, task_name(task), artifact_root)
             self._parent = _parent(self._client, self._experiment, study) or self._client.create_run(
                 self._experiment, run_name=study, tags={"brisk.kind": "study", "brisk.study": study}
@@ -117,7 +118,7 @@ class Projection:
                     tags={**tags, "brisk.pareto": "false", "mlflow.parentRunId": self._parent_id},
                     run_name=row.name,
                 )
-                run = _Shown.of(created)
+                run = self._runs[number] = _Shown.of(created)  # found again, should the rest fail
             fresh = dataclasses.replace(
                 row, params=_new_params(run.params, row.params), tags={**row.tags, "brisk.digest": mark}
             )

@@ -541,7 +541,7 @@ def of_one_code(found: dict[str, Run], system: str, task: str) -> dict[int, Run]
     return {
         seed: run
         for seed, run in runs_of(found, system, task).items()
-        if seed in whole and run["conditions"].get("commit") == whole[seed]["conditions"].get("commit")
+        if seed in whole and run["conditions"].get("commit", "") == whole[seed]["conditions"].get("commit")
     }
 
 
