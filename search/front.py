@@ -48,6 +48,13 @@ def foremost(costs: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.array(found, dtype=np.intp)
 
 
+def extended(points: Mapping[Key, Costs], key: Key, costs: Costs) -> Mapping[Key, Costs]:
+    """A front with another point, without those that it dominates; the same front where that changes nothing."""
+    if any(dominates(other, costs) for other in points.values()):
+        return points
+    return {one: other for one, other in points.items() if not dominates(costs, other)} | {key: costs}
+
+
 def tied(a: Costs, b: Costs, within: Costs) -> bool:
     """Whether two points differ in no objective by more than what is `within` noise of it, in the objective's unit."""
     return all(abs(x - y) <= noise for x, y, noise in zip(a, b, within, strict=True))
@@ -81,12 +88,11 @@ def hypervolume(points: Sequence[Costs], reference: Costs) -> float:
     inside.sort(key=lambda point: point[-1])
     tops = [point[-1] for point in inside[1:]] + [reference[-1]]
     volume = 0.0
-    below: list[Costs] = []
-    for (*most, last), top in zip(inside, tops, strict=True):
-        if not any(dominates(other, most) for other in below):
-            below = [*(other for other in below if not dominates(most, other)), most]
-        if top > last:
-            volume += (top - last) * hypervolume(below, reference[:-1])
+    below: Mapping[int, Costs] = {}
+    for index, (point, top) in enumerate(zip(inside, tops, strict=True)):
+        below = extended(below, index, point[:-1])
+        if top > point[-1]:
+            volume += (top - point[-1]) * hypervolume(list(below.values()), reference[:-1])
     return volume
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from objectives.objective import OBJECTIVES
 from objectives.outcome import FORETOLD, Outcome
-from search.front import dominates, hypervolume
+from search.front import extended, hypervolume
 from spaces.genotype import HYPERMODEL, MODEL, Genotype
 
 Key = int | str
@@ -152,17 +152,15 @@ def curve(
 
 
 def _with(
-    points: dict[Key, list[float]], more: Sequence[tuple[Key, Outcome]], reference: Mapping[str, float]
-) -> dict[Key, list[float]]:
+    points: Mapping[Key, Sequence[float]], more: Sequence[tuple[Key, Outcome]], reference: Mapping[str, float]
+) -> Mapping[Key, Sequence[float]]:
     """The costs, in the order of `reference`, of those that no other dominates, `more` finished ones put in; the same
     `points` where that changes nothing.
     """
     for name, outcome in more:
         costs = [cost for objective in reference if (cost := OBJECTIVES[objective].read(outcome)) is not None]
-        known = outcome.state == "complete" and len(costs) == len(reference)
-        if known and not any(dominates(other, costs) for other in points.values()):
-            left = {key: other for key, other in points.items() if not dominates(costs, other)}
-            points = left | {name: costs}
+        if outcome.state == "complete" and len(costs) == len(reference):
+            points = extended(points, name, costs)
     return points
 
 

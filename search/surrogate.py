@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from objectives.objective import learned_cost
 from objectives.outcome import FORETOLD, Outcome
-from search.front import dominates
+from search.front import extended
 from search.health import columns
 from spaces.genotype import Alike, Architecture, Deployment, Genotype
 from spaces.signature import Signature
@@ -85,7 +85,7 @@ class Surrogate:
         self._graphs: dict[tuple[Architecture, Deployment], list[float]] = {}  # what each costs, where it is known
         self._by_bits: dict[str, list[tuple[str, float]]] = defaultdict(list)  # the groups and errors of forms
         self._done: deque[tuple[Genotype, list[float]]] = deque(maxlen=MOST)
-        self._front: list[tuple[Genotype, list[float]]] = []
+        self._front: Mapping[Genotype, Sequence[float]] = {}
         self._worst = np.empty(0)  # of each objective
         self._architectures: set[Architecture] = set()
         self._likes: dict[Genotype, Mapping[str, Any]] = {}
@@ -111,8 +111,7 @@ class Surrogate:
         if outcome.weighed:
             self._done.append((genotype, costs))
             self._worst = np.maximum(costs, self._worst) if self._front else np.array(costs)
-            if not any(dominates(best, costs) for _, best in self._front):
-                self._front = [*(one for one in self._front if not dominates(costs, one[1])), (genotype, costs)]
+            self._front = extended(self._front, genotype, costs)
 
     def tried(self, genotype: Genotype, under_way: Iterable[Genotype]) -> Genotype | None:
         """What was tried, or is under way, and would tell the same but for luck."""
@@ -141,7 +140,7 @@ class Surrogate:
             place, added = self._objectives.index("quality"), self._added(forms)
             costs[:, place] = np.exp(error)[owner] + added
             hoped[:, place] = (np.exp(error - HOPE * deviation)[owner] + added)[count:]
-        taken = np.array([*(cost for _, cost in self._front), *hoped])
+        taken = np.array([*self._front.values(), *hoped])
         gains = self._gains(taken, costs[:count], owner[:count], deviation)
         begins = np.cumsum([0, *counts])
         promise = [each.max(axis=0).sum() for each in gains] / took_s[: len(pool)]  # one luck for all forms of a model
@@ -152,7 +151,7 @@ class Surrogate:
         """Some models that were not tried yet, with their forms that were not."""
         waiting = {_likeness(one, alone=self._alone) for one in under_way}
         awaited = set() if self._alone else {one.alike[:2] for one in under_way}  # at whatever rate
-        likes = [like for genotype, _ in self._front if (like := self._like(genotype))]
+        likes = [like for genotype in self._front if (like := self._like(genotype))]
         found: dict[Likeness, list[Genotype]] = {}
         refused: dict[tuple[str, Deployment], object] = {}  # of the cell and the form
         for _ in range(POOL):
@@ -212,7 +211,7 @@ class Surrogate:
             else:
                 unknown.append(place)
         if unknown:
-            done = [*self._front, *self._done]
+            done = [*self._front.items(), *self._done]
             genotypes = [*(genotype for genotype, _ in done), *(forms[place] for place in unknown)]
             x, costs = columns(genotypes, squares=False), np.log(_floored([cost for _, cost in done]))
             for place in self._served:
@@ -247,10 +246,8 @@ class Surrogate:
         for forms, spread in zip(_split(every[1 + len(taken) :], owner), deviation, strict=False):
             within = (forms[:, None, self._served] <= points[:, self._served]).all(axis=2)
             mean = np.log(np.maximum(forms[:, error], TINY))
-            likely = [
-                _normal((column - ahead[:, None]) / spread) for column, ahead in zip(asked.T, mean.T, strict=True)
-            ]
-            gains.append(np.asarray(within * likely[0] if likely else within, dtype=np.float64))
+            likely = _normal((asked[:, 0] - mean) / spread) if error.any() else 1.0
+            gains.append(np.asarray(within * likely, dtype=np.float64))
         return gains
 
 

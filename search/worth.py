@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from objectives.objective import OBJECTIVES, costs_of
 from objectives.outcome import Outcome
-from search.front import dominates, front
+from search.front import dominates, extended, front
 from search.halving import goes_on
 
 Key = TypeVar("Key", bound=Hashable)
@@ -29,7 +29,7 @@ class Trainings:
         self._objectives = objectives
         self._passed: dict[str, dict[int, Sequence[Costs]]] = defaultdict(dict)  # group -> rung -> its forms
         self._over: dict[tuple[int, int], list[list[float]]] = {}  # what was known of a trial that is over, by rung
-        self._best: list[list[float]] = []  # of the finished ones, each as bad as noise may have it
+        self._best: Mapping[int, Sequence[float]] = {}  # of the finished ones, each as bad as noise may have it
         self._seen = 0  # of the outcomes, for that
         self._one = threading.Lock()
 
@@ -59,12 +59,12 @@ class Trainings:
         come to the error that it is given with. `outcomes` are those so far, in the order in which they were told.
         """
         with self._one:
-            told = list(outcomes.values())
-            new, self._seen = [one for one in told[self._seen :] if one.state == "complete"], len(told)
-            for costs in _all_known((_at_end(one, 1) for one in new), self._objectives):
-                if not any(dominates(best, costs) for best in self._best):
-                    self._best = [*(best for best in self._best if not dominates(costs, best)), costs]
-            rivals = tuple(self._best)
+            told = list(outcomes.items())
+            for number, outcome in told[self._seen :]:
+                for costs in _all_known([_at_end(outcome, 1)] if outcome.state == "complete" else (), self._objectives):
+                    self._best = extended(self._best, number, costs)
+            self._seen = len(told)
+            rivals = tuple(self._best.values())
         mine = [_all_known([_at_end(form, 0)], self._objectives) for form in forms]
         return [any(dominates(rival, costs) for costs in known for rival in rivals) for known in mine]
 

@@ -80,8 +80,10 @@ def fit(
         graphs = None
     traced = graphs.again(dataset, spec, training.learning_rate) if graphs else None
     if traced is None:
-        random = any(isinstance(layer, keras.layers.Dropout) for layer in model.submodules)
-        (keras.utils.set_random_seed if random else seed_initializers)(seed)
+        if any(isinstance(layer, keras.layers.Dropout) for layer in model.submodules):
+            keras.utils.set_random_seed(seed)  # what was compiled of other models is lost with that
+        else:
+            seed_initializers(seed)
         validate = _validation(outputs or outputs_of(model), dataset)
         traced = _traced(model, dataset, columns, training, spec, steps, lesson, validate, quantize_head=quantize_head)
         if graphs:
