@@ -20,11 +20,11 @@ from experiments.progress import Progress
 from experiments.publish import publish, shows, sink
 from experiments.report import console, write
 from experiments.show import print_json
-from experiments.spec import Objectives, Spec, read
+from experiments.spec import STAGE_TIMEOUT_S, Objectives, Spec, read
 from experiments.table import Place, duration_s
 from objectives.bench import Bench
 from objectives.outcome import Outcome
-from search.budget import Limits
+from search.budget import STAGES, Limits
 from search.drive import drive, shares
 from search.history import History
 from search.lock import disk_trouble_told
@@ -35,9 +35,6 @@ from spaces.errors import InputError, NothingFeasible, SpecError
 from spaces.record import from_json
 
 REHEARSAL = "-rehearsal"
-LIMITED = ("load", "lower", "quantize", "untrained", "quality", "measure")
-"""The stages that `search.stage_timeout` limits; training has the whole of a trial's time."""
-
 WINDING_DOWN = "finishing the stage at work, then the front is measured once more; Ctrl-C again stops at once"
 SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs
 SELDOM = 50  # times what it took to sum it up, till the next time: the workers wait for who does it
@@ -103,17 +100,23 @@ def _show_in_mlflow(home: Path, history: History, outbox: Outbox) -> None:
 def limits_of(
     spec: Spec, *, trials: int | None, timeout: str | None, workers: int | None, stop_when: str | None = None
 ) -> Limits:
-    """The budget: the spec's, where the command line does not say otherwise."""
+    """The budget: the spec's, where the command line does not say otherwise.
+
+    Training has the whole of a trial's time, unless the spec limits that stage by name.
+    """
     seconds = duration_s(timeout, Place("--timeout")) if timeout else spec.study.timeout_s
-    memory = spec.search.memory_limit_mb
+    asked, memory = spec.search.stage_timeout_s, spec.search.memory_limit_mb
+    usual, named = (STAGE_TIMEOUT_S, asked) if isinstance(asked, dict) else (asked, {})
+    each_memory = memory if isinstance(memory, dict) else {}
     machine = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
     return Limits(
         trials=trials or spec.study.trials,
         timeout_s=seconds,
         workers=workers or spec.study.workers or most_useful(spec.objectives, *machine),
         group_timeout_s=spec.search.trial_timeout_s,
-        stage_timeouts=dict.fromkeys(LIMITED, spec.search.stage_timeout_s),
-        memory_limit_bytes=memory * 2**20 if memory else None,
+        stage_timeouts={**dict.fromkeys(set(STAGES) - {"train"}, usual), **named},
+        memory_limit_bytes=memory * 2**20 if isinstance(memory, int) else None,
+        stage_memory_bytes={stage: mib * 2**20 for stage, mib in each_memory.items()},
         stop_when=stop_when or spec.study.stop_when,
     )
 

@@ -60,8 +60,10 @@ def problems(spec: Spec) -> Iterator[tuple[str, str]]:
         value = getattr(spec, table)
         for name in path:
             value = None if value is None else getattr(value, name)
-        if value is not None and not low <= value <= high:
-            yield key, f"got {value}; it must lie from {low:g} to {high:g}"
+        by_name = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        for place, one in by_name.items():
+            if one is not None and not low <= one <= high:
+                yield place, f"got {one}; it must lie from {low:g} to {high:g}"
     yield from _study_problems(spec)
     yield from _task_problems(spec.task)
     yield from _objective_problems(spec.objectives)
@@ -94,6 +96,11 @@ def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
             "training.rungs",
             f"got {list(shares)}; give rising shares of the epochs, as in [0.2, 0.5]",
         )
+    limits = {"stage_timeout": spec.search.stage_timeout_s, "memory_limit_mb": spec.search.memory_limit_mb}
+    for key, limit in limits.items():
+        for stage in limit if isinstance(limit, dict) else ():
+            if stage not in budget.STAGES:
+                yield f"search.{key}.{stage}", f"there is no such stage; {nearest(stage, budget.STAGES)}"
     for name in spec.search.without:
         if name not in ECONOMIES:
             yield "search.without", f"got {name!r}; {nearest(name, ECONOMIES)}"

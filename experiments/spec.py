@@ -24,6 +24,7 @@ from spaces.hyperspace import KEYS
 from spaces.space import Space
 
 PRESETS = Path(__file__).parent / "presets"
+STAGE_TIMEOUT_S = 600.0  # for a stage that the spec does not limit
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,15 @@ class Objectives:
 class SearchSpec:
     """The `[search]` table. `trial_timeout_s` holds for one trained model with all its forms, `stage_timeout_s` for
     each stage of it but training, `memory_limit_mb` for a worker: TensorFlow takes 1 GiB, and the models that are kept
-    up to half of that again. `without` are economies switched off, to see what they bring. `confirm_seeds` says how
-    often the members of the front are trained in all.
+    up to half of that again. Both may be tables by stage (`search.budget.STAGES`). `without` are economies switched
+    off, to see what they bring. `confirm_seeds` says how often the members of the front are trained in all.
     """
 
     sampler: str = "auto"
     warm_start: tuple[str, ...] = ("known",)
     trial_timeout_s: float = 1800.0
-    stage_timeout_s: float = 600.0
-    memory_limit_mb: int | None = None
+    stage_timeout_s: float | dict[str, float] = STAGE_TIMEOUT_S
+    memory_limit_mb: int | dict[str, int] | None = None
     confirm_seeds: int = 1
     without: tuple[str, ...] = ()
 

@@ -50,8 +50,8 @@ class Place:
 def record(kind: type[R], table: Any, place: Place) -> R:
     """The record of dataclass `kind` that a table says; tables within it are records too.
 
-    A field `..._s` is a duration and written without the suffix: `timeout = "20m"`. A list of one may be written as the
-    value alone. Raises SpecError on an unknown key, a wrong type, a missing key.
+    A field `..._s` is a duration, or durations by name, and written without the suffix: `timeout = "20m"`. A list of
+    one may be written as the value alone. Raises SpecError on an unknown key, a wrong type, a missing key.
     """
     if not isinstance(table, dict):
         raise place.error(f"got {table!r}; it must be a table of keys")
@@ -62,7 +62,12 @@ def record(kind: type[R], table: Any, place: Place) -> R:
         if key not in names:
             raise place.at(key).error(f"there is no such key; {nearest(key, names)}")
         name = names[key]
-        values[name] = duration_s(value, place.at(key)) if name != key else _value(hints[name], value, place.at(key))
+        if name == key:
+            values[name] = _value(hints[name], value, place.at(key))
+        elif isinstance(value, dict) and any(get_origin(one) is dict for one in get_args(hints[name])):
+            values[name] = {each: duration_s(one, place.at(key).at(each)) for each, one in value.items()}
+        else:
+            values[name] = duration_s(value, place.at(key))
     for key, name in names.items():
         if name not in values and _required(kind, name):
             raise place.at(key).error("is missing; give it")

@@ -12,6 +12,9 @@ from search.history import History
 from search.summary import front_of, point_of, reference_of
 from spaces.errors import InputError, NothingFeasible
 
+STAGES = ("load", "lower", "quantize", "untrained", "train", "quality", "measure")
+"""What a group goes through (`objectives.evaluate`); "untrained" is the look before training."""
+
 SETTLED = "settled"
 """In place of bounds: once the hypervolume does not grow any more (`search.growth`)."""
 
@@ -21,7 +24,8 @@ class Limits:
     """How far a session goes: `trials` counts outcomes told, those of earlier sessions too; `timeout_s` this session.
 
     At its end, or once `stop_when` (`reached`) is reached, no new group is begun, those at work are finished.
-    `group_timeout_s` and `memory_limit_bytes` hold for one worker with one group, `stage_timeouts` for stages by name.
+    `group_timeout_s` and `memory_limit_bytes` hold for one worker with one group, `stage_timeouts` and
+    `stage_memory_bytes` for stages by name.
     """
 
     trials: int = 40
@@ -30,6 +34,7 @@ class Limits:
     group_timeout_s: float | None = 3600.0
     stage_timeouts: Mapping[str, float] = field(default_factory=dict)
     memory_limit_bytes: int | None = None
+    stage_memory_bytes: Mapping[str, int] = field(default_factory=dict)
     stop_when: str = ""
 
 

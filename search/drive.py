@@ -20,9 +20,10 @@ from objectives.bench import Bench
 from objectives.outcome import Outcome
 from search import batches, seeds, twins
 from search.budget import Limits, reached
+from search.clock import IDLE, Clock
 from search.finish import finish
 from search.isolate import Child, ChildDied, Event, waits
-from search.lane import Abandoned, Lane, Work
+from search.lane import Abandoned, Lane, News, Work
 from search.study import Group, SpaceExhausted, Study
 from search.summary import batches_left
 from spaces.errors import BriskError, CandidateError, InputError, StudyError
@@ -31,7 +32,6 @@ from spaces.record import from_json, to_json
 
 Tell = Callable[[Event], None]
 
-MEASURING = {"untrained", "measure"}
 UNFINISHED = {"timeout", "interrupted", "target", "settled"}
 """Ends at which there is more to try."""
 
@@ -85,11 +85,11 @@ def drive(
 class _Driver:
     def __init__(self, study: Study, limits: Limits, on_event: Tell, wind_down: threading.Event) -> None:
         self._study, self._limits, self._on_event, self._wind_down = study, limits, on_event, wind_down
-        self._started = self._ticked = time.monotonic()
-        self._clock = study.clock
+        self._started = time.monotonic()
+        self._clock = Clock(study.clock, limits.workers)
         self._quiet: Lane | None = None  # the one that the others stand still for
         self._quiet_since = 0.0
-        self._news: queue.SimpleQueue[tuple[Lane, str, Any]] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._lanes = [
             Lane(
                 Child(
@@ -124,11 +124,10 @@ class _Driver:
         bench = {"bench": to_json(self._study.plan.bench)}
         limits = Limits(group_timeout_s=self._limits.group_timeout_s)
         self._lanes[0].submit(f"{self._study.plan.evaluator}:prepare", bench, limits)
-        kind = "event"
-        while kind == "event":
-            lane, kind, what = self._news.get()
-            kind = "event" if lane.warmed(kind) else kind
-        if kind == "done":
+        while (news := self._heard(NEWS_S)) is None or news.lane.warmed(news.kind) or news.kind == "event":
+            pass
+        what = news.what
+        if news.kind == "done":
             found: dict[str, Any] = what
             return found
         if not isinstance(what, ChildDied):
@@ -229,14 +228,13 @@ class _Driver:
 
     def finish(self) -> None:
         """Judge the front once more, with every worker idle."""
-        self._tick()
-        child, limits = self._lanes[0].child, self._limits.stage_timeouts
-        self._clock["measuring_s"] += finish(self._study, child, self._on_event, limits)
+        self._clock.sums["measuring_s"] += finish(self._study, self._lanes[0].child, self._on_event, self._limits)
 
     def stop(self, ended: str) -> None:
         """End the workers at once."""
         for lane in self._lanes:
             lane.close()
+        self._clock.tick(time.monotonic())
         self._keep_clock(ended)
 
     def _next(self, lane: Lane) -> str:
@@ -295,23 +293,33 @@ class _Driver:
         if self.wound_down:
             for each in self._lanes:
                 each.abandon.set()
-        try:
-            lane, kind, what = self._news.get(timeout=NEWS_S)
-        except queue.Empty:
+        news = self._heard(NEWS_S)
+        if news is None or news.lane.warmed(news.kind):
             return
-        finally:
-            self._tick()
-        if lane.warmed(kind):
-            return
-        work = lane.work
+        lane, work = news.lane, news.lane.work
         assert work, "a lane speaks only of its work"
-        if kind == "event":
-            self._hear(lane, work, what)
-        elif kind == "done":
+        if news.kind == "event":
+            self._hear(lane, work, news.what)
+        elif news.kind == "done":
             self._fail(lane, work, work.open, "the worker ended without an outcome")
             self._end(lane)
         else:
-            self._bury(lane, work, what)
+            self._bury(lane, work, news.what)
+
+    def _heard(self, timeout_s: float) -> News | None:
+        """The next news but that a call was taken up, None where there is none for a while; the clock knows of it."""
+        try:
+            news = self._news.get(timeout=timeout_s)
+        except queue.Empty:
+            self._clock.tick(time.monotonic())
+            return None
+        self._clock.tick(news.at)
+        stage = {"begin": "start", "done": IDLE, "error": IDLE}.get(news.kind)
+        if news.kind == "event" and news.what["event"] == "stage":
+            stage = IDLE if waits(news.what) else news.what["stage"]
+        if stage is not None:
+            self._clock.turn(self._lanes.index(news.lane), stage, news.at)
+        return None if news.kind == "begin" else news
 
     def _answer(self, work: Work, question: Event) -> Any:
         """Why a training ends at a rung, or which forms need not be deployed (`objectives.evaluate`); what is no trial
@@ -326,11 +334,10 @@ class _Driver:
     def _hear(self, lane: Lane, work: Work, event: Event) -> None:
         if event["event"] == "stage":
             work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
-            work.waiting = waits(event)
-            self._keep_quiet(lane, bool(event.get("quiet")) and not work.waiting and not work.hurried)
+            self._keep_quiet(lane, bool(event.get("quiet")) and not waits(event) and not work.hurried)
         if event["event"] == "epoch":
-            self._clock["sequences"] += event.get("sequences", 0)
-            self._clock["epochs_s"] += event.get("seconds", 0.0)
+            self._clock.sums["sequences"] += event.get("sequences", 0)
+            self._clock.sums["epochs_s"] += event.get("seconds", 0.0)
         self._say(lane, event)
         if event["event"] == "outcome":
             self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
@@ -397,11 +404,12 @@ class _Driver:
         """Have the other workers stand still while this one measures what they would disturb."""
         if wanted and self._quiet is None:
             self._quiet, self._quiet_since = lane, time.monotonic()
+            self._clock.quiet = self._lanes.index(lane)
             for other in self._lanes:
                 if other is not lane:
                     other.child.pause()
         elif not wanted and self._quiet is lane:
-            self._quiet = None
+            self._quiet = self._clock.quiet = None
             for other in self._lanes:
                 other.child.resume()
 
@@ -419,25 +427,10 @@ class _Driver:
         place = {"lane": self._lanes.index(lane), "trials": list(names)}
         self._on_event({**event, **place, "trial": None if form is None else names[form]})
 
-    def _tick(self) -> None:
-        """Put down what the time since the last news was: measuring if any lane did, else training if any did."""
-        now = time.monotonic()
-        passed, self._ticked = now - self._ticked, now
-        stages = {lane.work.stage for lane in self._lanes if lane.work and not lane.work.waiting}
-        idle = [lane for lane in self._lanes if not lane.work or lane.work.waiting or self._quiet not in (None, lane)]
-        self._clock["wall_s"] += passed
-        self._clock["workers_s"] += passed * len(self._lanes)
-        self._clock["idle_s"] += passed * len(idle)
-        if stages & MEASURING:
-            self._clock["measuring_s"] += passed
-        elif "train" in stages:
-            self._clock["training_s"] += passed
-
     def _keep_clock(self, ended: str) -> None:
-        self._tick()
         names = [name for lane in self._lanes if lane.work for name in lane.work.names]
         at_work = [] if ended else [name for name in names if isinstance(name, int)]
-        self._study.keep_clock({**self._clock, "ended": ended}, at_work)
+        self._study.keep_clock({**self._clock.sums, "ended": ended}, at_work)
 
 
 def shares(workers: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ interleaved in one sitting while nothing trains; and the test part is read, for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 from objectives.cache import Cache
 from objectives.latency.devices import device
 from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
+from search.budget import Limits
 from search.isolate import CallFailed, Child, ChildDied, Event
 from search.study import Study
 from search.summary import front_of
@@ -33,7 +34,7 @@ DAMAGED = "its file in the cache is damaged or gone"
 Measured = Sequence[Measurement | MeasureFailure]
 
 
-def finish(study: Study, child: Child, on_event: Callable[[Event], None], stage_timeouts: Mapping[str, float]) -> float:
+def finish(study: Study, child: Child, on_event: Callable[[Event], None], limits: Limits) -> float:
     """Keep the final figures of the front, its twins and the baseline; gives the seconds spent measuring.
 
     `child` reads the test part; one that dies of it is replaced once. What cannot be had is told as {"event":
@@ -50,7 +51,7 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None], stage_
     if not found or set(found) <= set(history.finals):
         return 0.0
     try:
-        tested = _tested(study, list(found.values()), child, on_event, stage_timeouts)
+        tested = _tested(study, list(found.values()), child, on_event, limits)
     except (ChildDied, CallFailed, CandidateError) as error:
         on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
         return 0.0
@@ -78,11 +79,7 @@ def _unmeasured(outcome: Outcome, why: str) -> Outcome:
 
 
 def _tested(
-    study: Study,
-    found: list[Outcome],
-    child: Child,
-    on_event: Callable[[Event], None],
-    stage_timeouts: Mapping[str, float],
+    study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None], limits: Limits
 ) -> dict[str, Any]:
     arguments = {
         "bench": to_json(study.bench),
@@ -91,7 +88,12 @@ def _tested(
     }
     function = f"{study.plan.evaluator}:final"
     ask: Callable[[], dict[str, Any]] = partial(
-        child.call, function, arguments, on_event=on_event, stage_timeouts=stage_timeouts
+        child.call,
+        function,
+        arguments,
+        on_event=on_event,
+        stage_timeouts=limits.stage_timeouts,
+        stage_memory_bytes=limits.stage_memory_bytes,
     )
     with suppress(ChildDied):
         return ask()

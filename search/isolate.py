@@ -90,6 +90,7 @@ class Child:
         *,
         timeout_s: float | None = None,
         stage_timeouts: Mapping[str, float] | None = None,
+        stage_memory_bytes: Mapping[str, int] | None = None,
         on_event: Callable[[Event], None] | None = None,
         on_ask: Callable[[Event], Any] | None = None,
     ) -> Any:
@@ -97,9 +98,10 @@ class Child:
 
         What it emits goes to `on_event`; what it asks goes to `on_ask`, and the answer, as JSON, back (without, None).
         The time for which its last event `waits`, and that of the answering, count towards neither `timeout_s` nor
-        `stage_timeouts`, which limit the stages that it tells of, by name. What `on_event` and `on_ask` raise ends the
-        process. Raises ChildDied where the process ended, took longer or grew larger than allowed; a BriskError raised
-        inside as itself; any other exception as CallFailed.
+        `stage_timeouts`, which limit the stages that it tells of, by name; `stage_memory_bytes` do so beside the limit
+        that holds for all. What `on_event` and `on_ask` raise ends the process. Raises ChildDied where the process
+        ended, took longer or grew larger than allowed; a BriskError raised inside as itself; any other exception as
+        CallFailed.
         """
         process = self._start()
         watch = _Watch(timeout_s, stage_timeouts or {})
@@ -109,7 +111,7 @@ class Child:
             while True:
                 message = self._heard(process)
                 watch.tick(counts=not self._standing)
-                self._watch_memory(process)
+                self._watch_memory(process, watch.stage, stage_memory_bytes or {})
                 if message is None:
                     continue
                 if "event" in message:
@@ -188,12 +190,14 @@ class Child:
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
 
-    def _watch_memory(self, process: subprocess.Popen[bytes]) -> None:
-        if self._memory_limit_bytes is not None:
-            used = _resident_bytes(process.pid)
-            if used > self._memory_limit_bytes:
-                limit = f"{self._memory_limit_bytes / 2**20:.0f} MiB"
-                raise ChildDied("memory", f"used {used / 2**20:.0f} MiB of memory, over its limit of {limit}")
+    def _watch_memory(self, process: subprocess.Popen[bytes], stage: str, by_stage: Mapping[str, int]) -> None:
+        limits = {"": self._memory_limit_bytes, f" in the stage {stage}": by_stage.get(stage)}
+        known = {where: limit for where, limit in limits.items() if limit is not None}
+        used = _resident_bytes(process.pid) if known else 0
+        for where, limit in known.items():
+            if used > limit:
+                sizes = f"{used / 2**20:.0f} MiB of memory{where}, over its limit of {limit / 2**20:.0f} MiB"
+                raise ChildDied("memory", f"used {sizes}")
 
     def _autopsy(self, process: subprocess.Popen[bytes]) -> str:
         code = process.wait()
@@ -234,7 +238,7 @@ class _Watch:
         self._timeout_s, self._stage_timeouts = timeout_s, stage_timeouts
         self._looked = time.monotonic()
         self._spent_s = self._stage_s = 0.0
-        self._stage, self._waiting = "", False
+        self.stage, self._waiting = "", False
 
     def tick(self, *, counts: bool) -> None:
         """Put down the time since the last look. Raises ChildDied where a limit is reached."""
@@ -246,15 +250,15 @@ class _Watch:
         self._stage_s += passed
         if self._timeout_s and self._spent_s > self._timeout_s:
             raise ChildDied("timeout", f"did not end within {self._timeout_s:g} s")
-        limit = self._stage_timeouts.get(self._stage)
+        limit = self._stage_timeouts.get(self.stage)
         if limit and self._stage_s > limit:
-            raise ChildDied("timeout", f"the stage {self._stage} did not end within {limit:g} s")
+            raise ChildDied("timeout", f"the stage {self.stage} did not end within {limit:g} s")
 
     def hear(self, event: Event) -> None:
         """Take note of what the child says it is at."""
         self._waiting = waits(event)
         if event.get("event") == "stage" and not self._waiting:
-            self._stage, self._stage_s = str(event.get("stage", "")), 0.0
+            self.stage, self._stage_s = str(event.get("stage", "")), 0.0
 
 
 def _listen(process: subprocess.Popen[bytes], messages: queue.SimpleQueue[Event | None]) -> None:

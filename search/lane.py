@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from search.budget import Limits
 from search.isolate import Child, ChildDied, Event
@@ -29,7 +29,6 @@ class Work:
     stage: str = "start"
     form: int | None = None
     since: float = field(default_factory=time.monotonic)
-    waiting: bool = False  # for another measurement on the device
     hurried: bool = False  # others do not stand still for it any more
     tried: int = 1  # times
 
@@ -44,14 +43,25 @@ class Abandoned(ChildDied):
 Answer = Callable[[Event], Any]
 
 
+class News(NamedTuple):
+    """What a lane tells: that it takes up a call ("begin"), what the child emits ("event"), and how the call ended
+    ("done" with its result, "error"); `at` is when (`time.monotonic`).
+    """
+
+    lane: Lane
+    kind: str
+    what: Any
+    at: float
+
+
 class Lane:
-    """A thread with a child, which takes one call after another; its news go to the queue as (lane, kind, what).
+    """A thread with a child, which takes one call after another, and tells of it.
 
     What the child asks is answered in this thread, once the driver has taken in all outcomes that came before: it does
     not wait for a proposal that the driver is at. Once `abandon` is set, its next stage is not begun.
     """
 
-    def __init__(self, child: Child, news: queue.SimpleQueue[tuple[Lane, str, Any]]) -> None:
+    def __init__(self, child: Child, news: queue.SimpleQueue[News]) -> None:
         self.child = child
         self.works: deque[Work] = deque()  # what it is at, and what it goes on with
         self.met: set[Architecture] = set()  # what it was given models of, whose graphs its child may still have
@@ -85,7 +95,7 @@ class Lane:
 
     def warmed(self, kind: str) -> bool:
         """Whether news of this kind only say that it has its imports done, or not; the next call tells."""
-        was, self.warming = self.warming, self.warming and kind == "event"
+        was, self.warming = self.warming, self.warming and kind in ("begin", "event")
         return was
 
     def taken_in(self) -> None:
@@ -105,23 +115,28 @@ class Lane:
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             function, arguments, limits, answer = call
+            self._say("begin")
             try:
                 result = self.child.call(
                     function,
                     arguments,
                     timeout_s=limits.group_timeout_s,
                     stage_timeouts=limits.stage_timeouts,
+                    stage_memory_bytes=limits.stage_memory_bytes,
                     on_event=self._tell,
                     on_ask=partial(self._ask, answer),
                 )
-                self._news.put((self, "done", result))
+                self._say("done", result)
             except BaseException as error:  # nothing may end this thread without the driver's hearing of it
-                self._news.put((self, "error", error))
+                self._say("error", error)
+
+    def _say(self, kind: str, what: Any = None) -> None:
+        self._news.put(News(self, kind, what, time.monotonic()))
 
     def _tell(self, event: Event) -> None:
         with self._taken_in:
             self._ahead += event["event"] == "outcome"
-        self._news.put((self, "event", event))
+        self._say("event", event)
         if self.abandon.is_set() and event["event"] in ("stage", "outcome"):
             raise Abandoned("abandoned", "the session winds down")
 

@@ -63,8 +63,9 @@ class Study:
         self.home = home
         self.plan = plan
         self.name = kept.study_name
-        self.prepared: dict[str, Any] = kept.user_attrs.get("prepared", {})  # what `prepare` gave; {} before
         self._optuna = kept
+        self.prepared: dict[str, Any] = self._attributes.get("prepared", {})  # what `prepare` gave; {} before
+        self._at_once = getattr(kept._storage, "at_once", contextlib.nullcontext)  # in memory nothing is written
         self._held = held
         self._trials: dict[int, Trial] = {}  # asked and not told
         self._asked: dict[int, Genotype] = {}
@@ -119,24 +120,24 @@ class Study:
     @property
     def ensemble(self) -> tuple[Genotype, ...]:
         """The models that teach every distilled candidate of this study; () before `gather_ensemble` settled them."""
-        return tuple(from_json(Genotype, plain) for plain in self._optuna.user_attrs.get("ensemble", []))
+        return tuple(from_json(Genotype, plain) for plain in self._attributes.get("ensemble", []))
 
     @property
     def baseline(self) -> Outcome | None:
         """The baseline's outcome; it is none of the trials, because one without parameters would blind the samplers."""
-        kept = self._optuna.user_attrs.get("baseline")
+        kept = self._attributes.get("baseline")
         return from_json(Outcome, kept) if kept else None
 
     @property
     def rewrites(self) -> dict[str, Outcome]:
         """What came of the user's model rewritten, by name; no trials either, and for the same reason."""
-        kept = self._optuna.user_attrs.get("rewrites", {})
+        kept = self._attributes.get("rewrites", {})
         return {name: from_json(Outcome, plain) for name, plain in kept.items()}
 
     @property
     def clock(self) -> dict[str, Any]:
         """What `keep_clock` kept last."""
-        return clock_of(self._optuna.user_attrs)
+        return clock_of(self._attributes)
 
     @property
     def outcomes(self) -> Mapping[int, Outcome]:
@@ -147,7 +148,12 @@ class Study:
         """All that the study holds, as the storage has it."""
         trials = self._optuna.get_trials(deepcopy=False)
         rows = ((trial.number, trial.state.name, trial.user_attrs) for trial in trials)
-        return assembled(self.name, self._optuna.user_attrs, rows)
+        return assembled(self.name, self._attributes, rows)
+
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        """What is kept beside the trials, to be read only: Optuna's own way to it copies all of it each time."""
+        return self._optuna._storage.get_study_user_attrs(self._optuna._study_id)
 
     # What is kept beside the trials ----------------------------------------------------------------------------------
 
@@ -188,7 +194,7 @@ class Study:
         """
         kind = BESIDE[name.partition("-")[0]]
         outcome = self._judged(outcome) if kind == "rewrites" else outcome
-        kept = self._optuna.user_attrs.get(kind, {})
+        kept = self._attributes.get(kind, {})
         self._optuna.set_user_attr(kind, {**kept, name: to_json(outcome)})
         return outcome
 
@@ -209,9 +215,13 @@ class Study:
     def next_group(self, trials: int) -> Group | None:
         """What to evaluate next, first of all what a dead driver left; None once `trials` are told or under way.
 
-        Every trial of the group is RUNNING in the storage, its genotype with it, before this returns. Raises
-        SpaceExhausted.
+        Every trial of the group is RUNNING in the storage, its genotype with it, before this returns; all are put there
+        at one stroke. Raises SpaceExhausted.
         """
+        with self._at_once():
+            return self._next_group(trials)
+
+    def _next_group(self, trials: int) -> Group | None:
         if self._adopted is None:
             self._adopted = self._adopt(trials)
         if self._adopted:
@@ -280,13 +290,13 @@ class Study:
     @functools.cached_property
     def _beginning(self) -> list[Genotype]:
         """The points that the search begins with, settled with its first proposal."""
-        if "beginning" not in self._optuna.user_attrs:
+        if "beginning" not in self._attributes:
             found = []
             if not self._known:
                 asked = (self.plan.warm_start, self.home, self.plan.bench.root, self._space, self._signature)
                 found = [one for one in dict.fromkeys(points(*asked)) if self._within(one)]
             self._optuna.set_user_attr("beginning", [to_json(genotype) for genotype in found])
-        return [from_json(Genotype, plain) for plain in self._optuna.user_attrs["beginning"]]
+        return [from_json(Genotype, plain) for plain in self._attributes["beginning"]]
 
     def _within(self, genotype: Genotype) -> bool:
         """Whether a point lies in the space, and needs no teacher that there is not."""
@@ -430,20 +440,19 @@ class Study:
         A finished candidate that is over a bound is infeasible, one with an objective unknown has failed.
         """
         outcome = self._judged(outcome)
-        self._trials[number].set_user_attr("outcome", to_json(outcome))
-        self._finish(number, outcome)
+        with self._at_once():
+            self._trials[number].set_user_attr("outcome", to_json(outcome))
+            self._finish(number, outcome)
         return outcome
 
     def withdraw(self, numbers: Iterable[int]) -> None:
-        """Take trials back that were not begun; they may be proposed again.
-
-        The lead of a group comes last: while it is there, a driver that dies here leaves what the next can complete.
-        """
-        for number in sorted(numbers, reverse=True):
-            trial = self._trials.pop(number)
-            trial.set_user_attr("withdrawn", True)
-            self._optuna.tell(number, state=TrialState.FAIL)
-            del self._known[self._asked.pop(number).key]
+        """Take trials back that were not begun; they may be proposed again."""
+        with self._at_once():
+            for number in numbers:
+                trial = self._trials.pop(number)
+                trial.set_user_attr("withdrawn", True)
+                self._optuna.tell(number, state=TrialState.FAIL)
+                del self._known[self._asked.pop(number).key]
 
     def _judged(self, outcome: Outcome) -> Outcome:
         if outcome.state != "complete":
@@ -507,7 +516,7 @@ class Study:
 
     def _recall(self) -> None:
         """Take up what the storage has; finish telling what was told half."""
-        kept_clock: dict[str, Any] = self._optuna.user_attrs.get("clock", {})
+        kept_clock: dict[str, Any] = self._attributes.get("clock", {})
         self._struck = {**kept_clock.get("struck", {})}
         if at_work := kept_clock.get("at_work"):  # the last session was killed, then
             self._struck |= {str(number): self._struck.get(str(number), 0) + 1 for number in at_work}

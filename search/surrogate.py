@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -26,12 +26,12 @@ from objectives.objective import learned_cost
 from objectives.outcome import FORETOLD, Outcome
 from search.front import extended
 from search.health import columns
-from spaces.genotype import Alike, Architecture, Deployment, Genotype
+from spaces.genotype import Alike, Architecture, Deployment, Genotype, Training
 from spaces.signature import Signature
 from spaces.space import Space
 
 FEWEST = 8  # trained models that it learns from
-MOST = 200  # of models, the newest; of forms, the newest and those on the front
+MOST = 200  # of models, the newest; of graphs, the newest and those on the front
 POOL = 240
 NEIGHBOURS = 0.6  # the share of them that are like a member of the front,
 KEPT = (0.5, 1.0)  # in so many of their genes
@@ -44,6 +44,9 @@ NOISES = (1e-3, 1e-2, 1e-1)
 TINY = 1e-12  # of which there is a logarithm
 
 Floats = NDArray[np.float64]
+_Graph = tuple[Architecture, Deployment]
+"""What is served, but for its weights."""
+
 Likeness = tuple[Alike, Deployment | None]
 """Names a model, at about this rate, in one form or in all."""
 
@@ -82,9 +85,8 @@ class Surrogate:
         self._tried: dict[Likeness, Genotype] = {}
         self._models: dict[str, _Model] = {}  # by group, in the order of their last news
         self._took_s: dict[str, float] = defaultdict(float)  # by group
-        self._graphs: dict[tuple[Architecture, Deployment], list[float]] = {}  # what each costs, where it is known
+        self._graphs: dict[_Graph, list[float]] = {}  # what each costs, where it is known
         self._by_bits: dict[str, list[tuple[str, float]]] = defaultdict(list)  # the groups and errors of forms
-        self._done: deque[tuple[Genotype, list[float]]] = deque(maxlen=MOST)
         self._front: Mapping[Genotype, Sequence[float]] = {}
         self._worst = np.empty(0)  # of each objective
         self._architectures: set[Architecture] = set()
@@ -105,11 +107,10 @@ class Surrogate:
         model = self._models.pop(genotype.group, None) or _Model(genotype, outcome.error, first)
         model.error = min(model.error, outcome.error)
         self._models[genotype.group] = model
-        self._graphs[genotype.served, genotype.deployment] = costs
+        self._graphs[_graph(genotype)] = costs
         if outcome.quality:
             self._by_bits[genotype.deployment.bits].append((genotype.group, outcome.error))
         if outcome.weighed:
-            self._done.append((genotype, costs))
             self._worst = np.maximum(costs, self._worst) if self._front else np.array(costs)
             self._front = extended(self._front, genotype, costs)
 
@@ -125,7 +126,7 @@ class Surrogate:
         `under_way` are those that nothing is known of yet; they are taken to come to what is hoped of them, so that the
         next is not like them. The same history and seed give the same one.
         """
-        if len(self._models) < FEWEST or not self._done:
+        if len(self._models) < FEWEST or not self._front:
             return None
         pool = self._pool(under_way, random.Random(seed))
         if not pool:
@@ -194,29 +195,28 @@ class Surrogate:
         first = [*(one.first for one in newest), *(one.served not in self._architectures for one in models)]
         blank = [replace(one, deployment=Deployment()) for one in (*(one.genotype for one in newest), *models)]
         x, count = columns(blank, squares=False), len(newest)
-        error, deviation = _regressed(x[:count], np.log(_floored(learned)), x[count:])
+        errors = _Process(x[:count], np.log(_floored(learned)))
+        error, deviation = errors.mean(x[count:]), errors.deviation(x[count:])
         x = np.column_stack([x, first])
-        return error, deviation, np.exp(_regressed(x[:count], np.log(_floored(took)), x[count:])[0])
+        return error, deviation, np.exp(_Process(x[:count], np.log(_floored(took))).mean(x[count:]))
 
     def _costs(self, forms: Sequence[Genotype]) -> Floats:
         """The costs of forms [forms, objectives] but for their errors: what a graph has cost is known.
 
         One that is foretold to be faster than it was would be taken for a gain again and again.
         """
-        found = np.ones((len(forms), len(self._objectives)))
-        unknown = []
-        for place, form in enumerate(forms):
-            if known := self._graphs.get((form.served, form.deployment)):
-                found[place] = known
-            else:
-                unknown.append(place)
+        asked = [_graph(form) for form in forms]
+        unknown = [graph for graph in dict.fromkeys(asked) if graph not in self._graphs]
+        foretold: dict[_Graph, Any] = {}
         if unknown:
-            done = [*self._front.items(), *self._done]
-            genotypes = [*(genotype for genotype, _ in done), *(forms[place] for place in unknown)]
-            x, costs = columns(genotypes, squares=False), np.log(_floored([cost for _, cost in done]))
+            met = [*dict.fromkeys([*[*self._graphs][-MOST:], *map(_graph, self._front)])]
+            x = columns([Genotype(served, Training(), form) for served, form in (*met, *unknown)], squares=False)
+            costs, count = np.log(_floored([self._graphs[graph] for graph in met])), len(met)
+            found = np.ones((len(unknown), len(self._objectives)))
             for place in self._served:
-                found[unknown, place] = np.exp(_regressed(x[: len(done)], costs[:, place], x[len(done) :])[0])
-        return found
+                found[:, place] = np.exp(_Process(x[:count], costs[:, place]).mean(x[count:]))
+            foretold = dict(zip(unknown, found, strict=True))
+        return np.array([self._graphs.get(graph, foretold.get(graph)) for graph in asked])
 
     def _added(self, forms: Sequence[Genotype]) -> Floats:
         """How much more error forms have than the best of their models, by what their bits have added so far."""
@@ -261,6 +261,10 @@ def _likeness(genotype: Genotype, *, alone: bool) -> Likeness:
     return genotype.alike, genotype.deployment if alone else None
 
 
+def _graph(genotype: Genotype) -> _Graph:
+    return genotype.served, genotype.deployment
+
+
 def _normal(x: Floats) -> Floats:
     """The standard normal distribution function, to 2e-4 (Page 1977, "Approximations to the cumulative normal
     function").
@@ -269,20 +273,34 @@ def _normal(x: Floats) -> Floats:
     return found
 
 
-def _regressed(x: Floats, y: Floats, asked: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of another draw at `asked` of a Gaussian process through x [known, columns] and y
-    [known], its scale and noise by the likelihood of the last of them.
+class _Process:
+    """A Gaussian process through x [known, columns] and y [known], its scale and noise by the likelihood of the last of
+    them.
     """
-    centre, spread = y.mean(), y.std() or 1.0
-    z, near, far = (y - centre) / spread, _distances(x, x), _distances(asked, x)
-    scale, noise = max(
-        product(SCALES, NOISES), key=lambda fit: _likelihood(near[-FITTED:, -FITTED:], z[-FITTED:], *fit)
-    )
-    lower = np.linalg.cholesky(np.exp(-near / (2 * scale**2)) + noise * np.eye(len(x)))
-    cross = np.linalg.solve(lower, np.column_stack([np.exp(-far / (2 * scale**2)).T, z]))
-    cross, inner = cross[:, :-1], cross[:, -1]
-    deviation = np.sqrt(np.maximum(1.0 - (cross**2).sum(axis=0), 0.0) + noise)
-    return centre + spread * (cross.T @ inner), spread * deviation
+
+    def __init__(self, x: Floats, y: Floats) -> None:
+        self._x, self._centre, self._spread = x, y.mean(), y.std() or 1.0
+        z, near = (y - self._centre) / self._spread, _distances(x, x)
+        self._scale, self._noise = max(
+            product(SCALES, NOISES), key=lambda fit: _likelihood(near[-FITTED:, -FITTED:], z[-FITTED:], *fit)
+        )
+        self._lower = np.linalg.cholesky(np.exp(-near / (2 * self._scale**2)) + self._noise * np.eye(len(x)))
+        self._weights = np.linalg.solve(self._lower.T, np.linalg.solve(self._lower, z))
+
+    def mean(self, asked: Floats) -> Floats:
+        """What it foretells there."""
+        found: Floats = self._centre + self._spread * (self._cross(asked) @ self._weights)
+        return found
+
+    def deviation(self, asked: Floats) -> Floats:
+        """The standard deviation of another draw there."""
+        known = (np.linalg.solve(self._lower, self._cross(asked).T) ** 2).sum(axis=0)
+        found: Floats = self._spread * np.sqrt(np.maximum(1.0 - known, 0.0) + self._noise)
+        return found
+
+    def _cross(self, asked: Floats) -> Floats:
+        found: Floats = np.exp(-_distances(asked, self._x) / (2 * self._scale**2))
+        return found
 
 
 def _likelihood(near: Floats, z: Floats, scale: float, noise: float) -> float:

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
-
 from objectives.bench import Bench, TaskSpec, TrainingSpec
 from objectives.outcome import Conditions
 from search.budget import Limits
 from search.drive import drive
 from search.history import Plan
+from search.owned import OwnedStorage
 from search.study import Study
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.space import Space
@@ -55,23 +53,26 @@ def plan(at: Path, *, space: Space | None = None, baseline: Genotype | None = BA
 
 
 @contextlib.contextmanager
-def at_commit(number: int, strike: Callable[[], None]) -> Iterator[None]:
-    """Strike just before the storage's commit of this number, counted from 1; 0 is never."""
-    seen = itertools.count(1)
+def at_write(number: int, strike: Callable[[], None]) -> Iterator[None]:
+    """Strike just before the storage writes its row of this number, counted from 1, within a transaction or not; 0 is
+    never. What is raised there leaves half a transaction behind, as drivers of before did that were killed.
+    """
+    seen, write = itertools.count(1), OwnedStorage._write
 
-    def count(_: object) -> None:
+    def count(storage: OwnedStorage, statement: str, row: tuple[Any, ...]) -> int:
         if next(seen) == number:
             strike()
+        return write(storage, statement, row)
 
-    event.listen(Engine, "commit", count)
+    OwnedStorage._write = count  # type: ignore[method-assign]
     try:
         yield
     finally:
-        event.remove(Engine, "commit", count)
+        OwnedStorage._write = write  # type: ignore[method-assign]
 
 
-def drive_and_die(home: str, trials: int, commit: int, workers: int) -> None:
-    """Drive the study "s", and die of kill -9 at a commit."""
+def drive_and_die(home: str, trials: int, write: int, workers: int) -> None:
+    """Drive the study "s", and die of kill -9 at a write."""
     at = Path(home)
-    with at_commit(commit, lambda: os.kill(os.getpid(), signal.SIGKILL)), Study.start(at, "s", plan(at)) as study:
+    with at_write(write, lambda: os.kill(os.getpid(), signal.SIGKILL)), Study.start(at, "s", plan(at)) as study:
         drive(study, Limits(trials=trials, workers=workers))

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.launch import limits_of
 from experiments.spec import Spec, presets, read
 from experiments.table import Place, duration_s
 from objectives.outcome import Conditions
+from search.budget import STAGES, Limits
 from search.history import Plan
 from spaces.errors import SpecError
 from spaces.genotype import Architecture, Deployment, Training
@@ -202,6 +204,19 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[study]\ntrials = 0\n" + TWO, r"study\.trials: got 0; it must lie from 1 to 100000"),
         ("[study]\nname = 'a b'\n" + TWO, r"study\.name: got 'a b'; use letters, digits"),
         ("[study]\ntimeout = 20\n" + TWO, r"study\.timeout: got 20; give a duration"),
+        (
+            "[search]\nstage_timeout = { trian = '2m' }\n" + TWO,
+            r"search\.stage_timeout\.trian: there is no such stage; did you mean 'train'\?",
+        ),
+        (
+            "[search]\nstage_timeout = { train = 120 }\n" + TWO,
+            r"search\.stage_timeout\.train: got 120; give a duration",
+        ),
+        (
+            "[search]\nmemory_limit_mb = { lower = 1 }\n" + TWO,
+            r"search\.memory_limit_mb\.lower: got 1; it must lie",
+        ),
+        ("[search]\nmemory_limit_mb = 'much'\n" + TWO, r"search\.memory_limit_mb: got 'much'; give a whole number"),
         ("[task]\nkind = 'clasification'\n" + TWO, r"task\.kind: got 'clasification'; did you mean 'classification'\?"),
         ("[task]\nmetric = 'f1'\n" + TWO, r"task\.metric: got 'f1'; classification is judged by 'accuracy'"),
         ("[task]\nsplits = [0.6, 0.2, 0.3]\n" + TWO, r"task\.splits: got \[0\.6, 0\.2, 0\.3\]; give three shares"),
@@ -346,6 +361,24 @@ def test_a_model_file_becomes_the_baseline_by_its_contents(tmp_path: Path, writt
 def test_an_override_that_is_wrong_is_told_as_such(written: Any, item: str, words: str) -> None:
     with pytest.raises(SpecError, match=words):
         written("[study]\ntrials = 5\n" + TWO, item)
+
+
+def test_limits_hold_for_all_stages_or_for_those_named(tmp_path: Path) -> None:
+    """Training has a trial's time, unless it is named."""
+
+    def limits(search: str) -> Limits:
+        path = tmp_path / "s.toml"
+        path.write_text(f"[search]\n{search}\n{TWO}")
+        return limits_of(read(str(path)), trials=None, timeout=None, workers=None)
+
+    plain, named = limits('stage_timeout = "2m"\nmemory_limit_mb = 3000'), limits('stage_timeout = { train = "90s" }')
+    assert set(plain.stage_timeouts) == set(STAGES) - {"train"}
+    assert set(plain.stage_timeouts.values()) == {120.0}
+    assert (plain.memory_limit_bytes, plain.stage_memory_bytes) == (3000 * 2**20, {})
+    assert named.stage_timeouts == {**dict.fromkeys(STAGES, 600.0), "train": 90.0}
+    assert named.memory_limit_bytes is None
+    one = limits("memory_limit_mb = { train = 4000 }")
+    assert (one.memory_limit_bytes, one.stage_memory_bytes) == (None, {"train": 4000 * 2**20})
 
 
 def test_a_duration_of_the_command_line_is_told_by_its_option() -> None:

@@ -243,7 +243,9 @@ def test_two_lanes_tell_every_trial_once(tmp_path: Path) -> None:
 
 def test_a_group_goes_to_the_worker_that_has_met_its_architecture(tmp_path: Path) -> None:
     space = Space(cell=("lstm", "gru"), units=(16, 64, 16), learning_rate=(1e-3, 1e-1), lowering=("loop",), steps=(1,))
-    ended, heard = driven(tmp_path, Limits(trials=150, workers=2), space=space, baseline=None)
+    ended, heard = driven(
+        tmp_path, Limits(trials=150, workers=2), space=space, baseline=None, extra={"pause_s": "0.05"}
+    )
     assert ended == "trials"
     met: dict[Any, set[int]] = {}
     again = []
@@ -271,7 +273,7 @@ def test_what_is_taken_back_is_what_came_last(tmp_path: Path) -> None:
             lane.submit(f"objectives.rehearsal:{function}", {"bench": at}, Limits())
         assert lane.take_back() is last
         assert lane.take_back() is None
-        assert [news.get(timeout=60)[1] for _ in range(2)] == ["done", "done"]
+        assert [news.get(timeout=60).kind for _ in range(4)] == ["begin", "done"] * 2
         assert news.empty()
     finally:
         lane.close()
@@ -286,8 +288,8 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
     context.set_forkserver_preload(PRELOAD)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
 
-    def session(home: Path, commits: int) -> int | None:
-        driver = context.Process(target=drive_and_die, args=(str(home), TRIALS, commits, 1))
+    def session(home: Path, writes: int) -> int | None:
+        driver = context.Process(target=drive_and_die, args=(str(home), TRIALS, writes, 1))
         driver.start()
         workers: list[psutil.Process] = []
         while driver.is_alive():
@@ -302,8 +304,8 @@ def test_killed_at_any_moment_it_ends_as_if_undisturbed(tmp_path: Path) -> None:
     deaths = 0
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        commits = moments.randint(2, 25) if deaths < DEATHS else 0
-        code = session(killed, commits)
+        writes = moments.randint(2, 40) if deaths < DEATHS else 0
+        code = session(killed, writes)
         if code == 0:
             break
         assert code == -9

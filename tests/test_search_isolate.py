@@ -161,6 +161,16 @@ def test_each_stage_has_a_limit_of_its_own(child: Child) -> None:
 
 
 @pytest.mark.usefixtures("asking")
+def test_a_stage_may_be_given_less_memory_than_the_others(child: Child) -> None:
+    limits = {"lower": 2**20}
+    child.call("asking:stages", {"seconds": {"train": 0.5}}, stage_memory_bytes=limits)
+    message = r"used \d+ MiB of memory in the stage lower, over its limit of 1 MiB"
+    with pytest.raises(ChildDied, match=message) as caught:
+        child.call("asking:stages", {"seconds": {"train": 0.5, "lower": 30}}, stage_memory_bytes=limits)
+    assert caught.value.kind == "memory"
+
+
+@pytest.mark.usefixtures("asking")
 def test_standing_still_is_not_timed(child: Child) -> None:
     child.pause()  # of nothing
     child.call("asking:stages", {"seconds": {}})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from rehearsed import BASELINE, at_commit, bench, plan
+from rehearsed import BASELINE, at_write, bench, plan
 
 from objectives.objective import OBJECTIVES, violations
 from objectives.outcome import Outcome
@@ -115,18 +115,18 @@ def _cut() -> None:
 
 
 def _numbered(home: Path, sampler: str, cuts: list[int]) -> dict[int, str]:
-    """The genotype of each trial of a study of 14, given up and started again after so many storage writes."""
+    """The genotype of each trial of a study of 14, given up and started again after so many writes."""
     for cut in [*cuts, 0]:
         study = started(home, sampler=sampler)
-        with study, contextlib.suppress(_Cut), at_commit(cut, _cut):
+        with study, contextlib.suppress(_Cut), at_write(cut, _cut):
             while group := study.next_group(14):
                 tell_all(study, group)
     assert len(study.outcomes) == 14
     return {number: outcome.genotype.key for number, outcome in study.outcomes.items()}
 
 
-@pytest.mark.parametrize("commit", range(1, 40, 3))
-def test_a_withdrawal_that_was_cut_off_is_no_end(tmp_path: Path, commit: int) -> None:
+@pytest.mark.parametrize("write", range(1, 16, 2))
+def test_a_withdrawal_that_was_cut_off_is_no_end(tmp_path: Path, write: int) -> None:
     class Killed(BaseException):
         pass
 
@@ -136,7 +136,7 @@ def test_a_withdrawal_that_was_cut_off_is_no_end(tmp_path: Path, commit: int) ->
     with contextlib.suppress(Killed), started(tmp_path) as study:
         group = study.next_group(100)
         assert group
-        with at_commit(commit, strike):
+        with at_write(write, strike):
             study.withdraw(group.numbers)
     with started(tmp_path) as study:
         seen: list[str] = []

@@ -20,7 +20,7 @@ from search.budget import Limits
 from search.drive import drive
 from search.front import hypervolume
 from search.study import Study
-from search.surrogate import POINTS, Surrogate, _normal, _regressed
+from search.surrogate import POINTS, Surrogate, _normal, _Process
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.signature import Signature
 from spaces.space import Space
@@ -52,9 +52,9 @@ def test_it_regresses_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> N
     for y in (np.sin(x[:, 0]) + x[:, 1], x[:, 2] ** 2):
         theirs = GaussianProcessRegressor(RBF(0.7), alpha=0.02, optimizer=None, normalize_y=True).fit(x, y)
         mean, deviation = theirs.predict(asked, return_std=True)
-        found = _regressed(x, y, asked)
-        np.testing.assert_allclose(found[0], mean, atol=1e-8)
-        np.testing.assert_allclose(found[1], np.hypot(deviation, math.sqrt(0.02) * y.std()), atol=1e-8)
+        found = _Process(x, y)
+        np.testing.assert_allclose(found.mean(asked), mean, atol=1e-8)
+        np.testing.assert_allclose(found.deviation(asked), np.hypot(deviation, math.sqrt(0.02) * y.std()), atol=1e-8)
 
 
 def test_its_normal_distribution_is_the_normal_distribution() -> None:

@@ -316,10 +316,10 @@ def told_points(history: History, home: Path, began: float) -> Iterable[Point]:
 
 
 def told_at(home: Path, began: float) -> dict[int, float]:
-    """The seconds after which Optuna was told of each trial; it keeps local time."""
+    """The seconds after which Optuna was told of each trial; it keeps the time of Greenwich."""
     with closing(sqlite3.connect(home / "optuna.db")) as tables:
         ends = tables.execute("SELECT number, datetime_complete FROM trials WHERE datetime_complete IS NOT NULL")
-        return {number: datetime.fromisoformat(at).timestamp() - began for number, at in ends}
+        return {number: datetime.fromisoformat(f"{at}+00:00").timestamp() - began for number, at in ends}
 
 
 def point_of(outcome: Outcome) -> Point:
