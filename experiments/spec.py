@@ -127,7 +127,8 @@ class Objectives:
 class SearchSpec:
     """The `[search]` table. `trial_timeout_s` holds for one trained model with all its forms, `stage_timeout_s` for
     each stage of it but training, `memory_limit_mb` for a worker: TensorFlow takes 1 GiB, and the models that are kept
-    up to half of that again. Both may be tables by stage (`search.budget.STAGES`). `without` are economies switched
+    up to half of that again. Both may be tables by stage (`search.budget.STAGES`); what is not named in one has the
+    default then. `without` are economies switched
     off, to see what they bring. `confirm_seeds` says how often the members of the front are trained in all.
     """
 

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -62,12 +63,13 @@ def record(kind: type[R], table: Any, place: Place) -> R:
         if key not in names:
             raise place.at(key).error(f"there is no such key; {nearest(key, names)}")
         name = names[key]
-        if name == key:
-            values[name] = _value(hints[name], value, place.at(key))
-        elif isinstance(value, dict) and any(get_origin(one) is dict for one in get_args(hints[name])):
-            values[name] = {each: duration_s(one, place.at(key).at(each)) for each, one in value.items()}
+        read = duration_s if name != key else partial(_value, hints[name])
+        by_name = next((one for one in get_args(hints[name]) if get_origin(one) is dict), None)
+        if by_name and isinstance(value, dict):
+            read = duration_s if name != key else partial(_value, get_args(by_name)[1])
+            values[name] = {one: read(given, place.at(key).at(one)) for one, given in value.items()}
         else:
-            values[name] = duration_s(value, place.at(key))
+            values[name] = read(value, place.at(key))
     for key, name in names.items():
         if name not in values and _required(kind, name):
             raise place.at(key).error("is missing; give it")
@@ -127,5 +129,7 @@ def _value(hint: Any, value: Any, place: Place) -> Any:
         return TypeAdapter(hint).validate_json(json.dumps(given, default=str), strict=True)
     except ValidationError as error:
         wanted = WANTED.get(error.errors()[0]["type"], "another value")
-        within = " in the list" if error.errors()[0]["loc"] and "value" not in wanted else ""
+        within = (
+            " in the list" if get_origin(hint) is tuple and error.errors()[0]["loc"] and "value" not in wanted else ""
+        )
         raise place.error(f"got {value!r}; give {wanted}{within}") from error

@@ -156,8 +156,8 @@ class _Driver:
         self._study.keep_baseline(kept)
         if kept.state != "complete":
             raise StudyError(
-                f"the baseline failed at {kept.stage}: {kept.reason}; mend [baseline] in the spec, or leave it out. "
-                "The same command tries it again"
+                f"the baseline failed at {kept.stage}: {kept.reason}; mend [baseline] in the spec, or its limits in "
+                "[search], or leave it out. The same command tries it again"
             )
 
     def rewrites(self) -> None:
@@ -299,7 +299,7 @@ class _Driver:
         lane, work = news.lane, news.lane.work
         assert work, "a lane speaks only of its work"
         if news.kind == "event":
-            self._hear(lane, work, news.what)
+            self._hear(lane, work, news)
         elif news.kind == "done":
             self._fail(lane, work, work.open, "the worker ended without an outcome")
             self._end(lane)
@@ -331,9 +331,10 @@ class _Driver:
             return self._study.beaten(question)
         return self._study.stop(work.genotypes[0].group, question)
 
-    def _hear(self, lane: Lane, work: Work, event: Event) -> None:
+    def _hear(self, lane: Lane, work: Work, news: News) -> None:
+        event = news.what
         if event["event"] == "stage":
-            work.stage, work.form, work.since = event["stage"], event.get("form"), time.monotonic()
+            work.stage, work.form, work.since = event["stage"], event.get("form"), news.at
             self._keep_quiet(lane, bool(event.get("quiet")) and not waits(event) and not work.hurried)
         if event["event"] == "epoch":
             self._clock.sums["sequences"] += event.get("sequences", 0)
@@ -356,7 +357,7 @@ class _Driver:
             work.stage, work.form = error.stage, None
         lost: set[Any] = {work.form} & work.open if isinstance(error, ChildDied) else set()
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
-        for form in lost:
+        for form in lost if isinstance(error, ChildDied) and error.kind != "memory" else ():  # which others fill too
             self._study.died(work.genotypes[form], work.stage, reason)
         killed = isinstance(error, ChildDied) and error.kind == "crashed"
         if lost or not killed or work.tried == TRIES:
@@ -403,12 +404,14 @@ class _Driver:
     def _keep_quiet(self, lane: Lane, wanted: bool) -> None:
         """Have the other workers stand still while this one measures what they would disturb."""
         if wanted and self._quiet is None:
+            self._clock.tick(time.monotonic())  # they move till they are stopped
             self._quiet, self._quiet_since = lane, time.monotonic()
             self._clock.quiet = self._lanes.index(lane)
             for other in self._lanes:
                 if other is not lane:
                     other.child.pause()
         elif not wanted and self._quiet is lane:
+            self._clock.tick(time.monotonic())
             self._quiet = self._clock.quiet = None
             for other in self._lanes:
                 other.child.resume()

@@ -238,7 +238,7 @@ class _Watch:
         self._timeout_s, self._stage_timeouts = timeout_s, stage_timeouts
         self._looked = time.monotonic()
         self._spent_s = self._stage_s = 0.0
-        self.stage, self._waiting = "", False
+        self.stage, self._form, self._waiting = "", None, False
 
     def tick(self, *, counts: bool) -> None:
         """Put down the time since the last look. Raises ChildDied where a limit is reached."""
@@ -257,8 +257,9 @@ class _Watch:
     def hear(self, event: Event) -> None:
         """Take note of what the child says it is at."""
         self._waiting = waits(event)
-        if event.get("event") == "stage" and not self._waiting:
-            self.stage, self._stage_s = str(event.get("stage", "")), 0.0
+        begun = event.get("stage", ""), event.get("form")
+        if event.get("event") == "stage" and not self._waiting and begun != (self.stage, self._form):
+            (self.stage, self._form), self._stage_s = begun, 0.0  # else it only tells how far it is
 
 
 def _listen(process: subprocess.Popen[bytes], messages: queue.SimpleQueue[Event | None]) -> None:

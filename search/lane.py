@@ -95,7 +95,7 @@ class Lane:
 
     def warmed(self, kind: str) -> bool:
         """Whether news of this kind only say that it has its imports done, or not; the next call tells."""
-        was, self.warming = self.warming, self.warming and kind in ("begin", "event")
+        was, self.warming = self.warming, self.warming and kind == "event"
         return was
 
     def taken_in(self) -> None:

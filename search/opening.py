@@ -24,17 +24,16 @@ def opened(home: Path, name: str, sampler: BaseSampler, objectives: int) -> Iter
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{database(home).resolve()}", engine_kwargs={"creator": lambda: connection(database(home))}
         )
-    tables = connection(database(home))
     try:
-        yield optuna.create_study(
-            storage=OwnedStorage(storage, tables),
-            study_name=name,
-            directions=["minimize"] * objectives,
-            sampler=sampler,
-            load_if_exists=True,
-        )
+        with contextlib.closing(connection(database(home))) as tables:
+            yield optuna.create_study(
+                storage=OwnedStorage(storage, tables),
+                study_name=name,
+                directions=["minimize"] * objectives,
+                sampler=sampler,
+                load_if_exists=True,
+            )
     finally:
-        tables.close()
         storage.remove_session()
         storage.engine.dispose()
 

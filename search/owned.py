@@ -24,11 +24,9 @@ STUDY_ATTRIBUTE, STUDY_SYSTEM, TRIAL_ATTRIBUTE, TRIAL_SYSTEM = (
 )
 TRIAL = "INSERT INTO trials (number, study_id, state, datetime_start) VALUES (?, ?, ?, ?)"
 PARAMETER = "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)"
-VALUE = "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (?, ?, ?, ?)"
+VALUE = "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (?, ?, ?, 'FINITE')"
 STARTED = "UPDATE trials SET state = ?, datetime_start = ? WHERE trial_id = ?"
 FINISHED = "UPDATE trials SET state = ?, datetime_complete = ? WHERE trial_id = ?"
-BOUNDLESS = {float("inf"): "INF_POS", float("-inf"): "INF_NEG"}
-"""Values that the tables have a word for, and no number."""
 
 
 class OwnedStorage(_CachedStorage):
@@ -51,19 +49,21 @@ class OwnedStorage(_CachedStorage):
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """One transaction of all that is written within: a process that dies before its end has written nothing."""
+        """One transaction of all that is written within: what ends before its end has written nothing, and its process
+        goes on no more, for it would remember what is not there.
+        """
         if self._together:  # part of a larger one
             yield
             return
         self._together = True
         try:
             yield
-        except sqlite3.Error:  # nothing goes on after that
+            self._tables.commit()
+        except BaseException:
             self._tables.rollback()
             raise
-        finally:  # whatever else ended it: what was written is remembered
+        finally:
             self._together = False
-            self._tables.commit()
 
     def _write(self, statement: str, row: tuple[Any, ...]) -> int:
         """Gives the number of a new row."""
@@ -85,8 +85,7 @@ class OwnedStorage(_CachedStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Write and remember one that is to run, with all that is given of it."""
         trial = create_trial(state=TrialState.RUNNING) if template_trial is None else copy.copy(template_trial)
-        if trial.state.is_finished():
-            return super().create_new_trial(study_id, template_trial)
+        assert not trial.state.is_finished(), "a study tells its trials one by one"
         self._read_trials_from_remote_storage(study_id)
         study = self._studies[study_id]
         trial.number = len(study.trials)
@@ -129,8 +128,7 @@ class OwnedStorage(_CachedStorage):
         trial, now = self._open(trial_id), datetime.now()
         with self.at_once():
             for place, value in enumerate(values or ()):
-                kind = BOUNDLESS.get(value, "FINITE")
-                self._write(VALUE, (trial_id, place, None if value in BOUNDLESS else value, kind))
+                self._write(VALUE, (trial_id, place, value))
             change = FINISHED if state.is_finished() else STARTED
             self._write(change, (state.name, _stamp(now), trial_id))
         if values is not None:
@@ -164,9 +162,9 @@ class OwnedStorage(_CachedStorage):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Write and remember it."""
-        self._attributes[study_id] = {**self.get_study_user_attrs(study_id), key: value}
         with self.at_once():
             self._write(STUDY_ATTRIBUTE, (study_id, key, json.dumps(value)))
+        self._attributes[study_id] = {**self.get_study_user_attrs(study_id), key: value}
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """As they were written last: a sampler may keep its own there."""
@@ -176,9 +174,9 @@ class OwnedStorage(_CachedStorage):
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Write and remember it."""
-        self._system[study_id] = {**self.get_study_system_attrs(study_id), key: value}
         with self.at_once():
             self._write(STUDY_SYSTEM, (study_id, key, json.dumps(value)))
+        self._system[study_id] = {**self.get_study_system_attrs(study_id), key: value}
 
     def _open(self, trial_id: int) -> FrozenTrial:
         """What takes the place of a trial that is to change: who was given the old one keeps it as it was. Raises

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
+from optuna.trial import FixedTrial, Trial, TrialState
 
 from objectives.bench import Bench
 from objectives.objective import OBJECTIVES, learned_cost, over_bound, violations
@@ -218,12 +218,8 @@ class Study:
         Every trial of the group is RUNNING in the storage, its genotype with it, before this returns; all are put there
         at one stroke. Raises SpaceExhausted.
         """
-        with self._at_once():
-            return self._next_group(trials)
-
-    def _next_group(self, trials: int) -> Group | None:
         if self._adopted is None:
-            self._adopted = self._adopt(trials)
+            self._adopted = self._adopt()
         if self._adopted:
             return self._adopted.pop(0)
         known_already = 0
@@ -232,7 +228,9 @@ class Study:
             room = trials - told - len(self._asked)
             if room <= 0:
                 return None
-            if group := self._form(self._propose(known_already > 0), room):
+            with self._at_once():
+                group = self._form(self._propose(known_already > 0), room)
+            if group:
                 return group
             known_already = known_already + 1 if len(self._outcomes) == told else 0  # it was told what is foretold
         raise SpaceExhausted
@@ -325,11 +323,13 @@ class Study:
             trial.set_user_attr("genotype", to_json(genotype))
             self.tell(trial.number, foretold)
             return None
-        siblings = self._siblings(genotype)[: max(room - 1, 0)]
-        trial.set_user_attr("siblings", [to_json(sibling) for sibling in siblings])
-        trial.set_user_attr("genotype", to_json(genotype))
         self._note(trial, genotype)
-        return self._complete(trial.number, genotype, siblings)
+        trial.set_user_attr("genotype", to_json(genotype))
+        siblings = self._siblings(genotype)[: max(room - 1, 0)]
+        for sibling in siblings:
+            self._note(self._started(sibling, lead=trial.number, genotype=to_json(sibling)), sibling)
+        group = {self._known[one.key]: one for one in (genotype, *siblings)}
+        return Group(tuple(group), tuple(group.values()))
 
     def _twin(self, genotype: Genotype) -> int | None:
         """The trial of the same candidate, or of its model trained at nearly its rate, which would tell nothing new."""
@@ -376,18 +376,8 @@ class Study:
         reason = f"foretold to take {ms / genotype.deployment.batch:.3g} ms, over the bound of {bound:g}; not tried"
         return Outcome(genotype, "infeasible", untrained_ms=ms, stage=FORETOLD, reason=reason)
 
-    def _complete(self, lead: int, genotype: Genotype, siblings: list[Genotype]) -> Group:
-        """Put those siblings of a lead that are not there yet into the storage and start them."""
-        for sibling in siblings:
-            if sibling.key not in self._known:
-                self._note(self._started(sibling, lead=lead, genotype=to_json(sibling)), sibling)
-        there = [one for one in (genotype, *siblings) if one.key in self._known]  # a lead may have been withdrawn
-        group = {self._known[one.key]: one for one in there}
-        unfinished = {number: one for number, one in group.items() if number in self._asked}
-        return Group(tuple(unfinished), tuple(unfinished.values()))
-
     def _started(self, of: Genotype, **kept: Any) -> Trial:
-        """A trial of a genotype, RUNNING, put into the storage at one stroke: asking costs a commit a parameter."""
+        """A trial of a genotype, RUNNING, with all its parameters: no sampler is asked."""
         fixed = FixedTrial(self._space.parameters(of, self._signature, **self._teaching))
         self._sample(fixed)
         template = optuna.trial.create_trial(
@@ -440,9 +430,20 @@ class Study:
         A finished candidate that is over a bound is infeasible, one with an objective unknown has failed.
         """
         outcome = self._judged(outcome)
+        state, values = self._told(outcome)
+        trial = self._trials.pop(number)
         with self._at_once():
-            self._trials[number].set_user_attr("outcome", to_json(outcome))
-            self._finish(number, outcome)
+            trial.set_user_attr("outcome", to_json(outcome))
+            if state != TrialState.FAIL:
+                for name, over in self._constraints(outcome).items():
+                    trial.set_constraint(name, over)
+            self._optuna.tell(number, values, state=state)
+        self._outcomes[number] = outcome
+        del self._asked[number]
+        if outcome.weighed:
+            self._crashes.well(outcome.genotype)
+        if not any(other.group == outcome.genotype.group for other in self._asked.values()):
+            self._trainings.over(outcome.genotype.group)
         return outcome
 
     def withdraw(self, numbers: Iterable[int]) -> None:
@@ -463,22 +464,6 @@ class Study:
                 return replace(outcome, state="failed", stage="measure", reason=f"its {name} is {value}, not a number")
         reason = over_bound(outcome, self.plan.bench.bounds)
         return replace(outcome, state="infeasible", reason=reason) if reason else outcome
-
-    def _finish(self, number: int, outcome: Outcome, *, revived: bool = False) -> None:
-        trial = self._trials.pop(number)
-        state, values = self._told(outcome)
-        if state != TrialState.FAIL:
-            already = trial.constraints if revived else {}  # by a driver that died between this and the next line
-            for name, over in self._constraints(outcome).items():
-                if name not in already:
-                    trial.set_constraint(name, over)
-        self._optuna.tell(number, values, state=state)
-        self._outcomes[number] = outcome
-        del self._asked[number]
-        if outcome.weighed:
-            self._crashes.well(outcome.genotype)
-        if not any(other.group == outcome.genotype.group for other in self._asked.values()):
-            self._trainings.over(outcome.genotype.group)
 
     def died(self, genotype: Genotype, stage: str, reason: str) -> None:
         """Learn that a candidate killed its process."""
@@ -515,7 +500,7 @@ class Study:
     # What was left ---------------------------------------------------------------------------------------------------
 
     def _recall(self) -> None:
-        """Take up what the storage has; finish telling what was told half."""
+        """Take up what the storage has."""
         kept_clock: dict[str, Any] = self._attributes.get("clock", {})
         self._struck = {**kept_clock.get("struck", {})}
         if at_work := kept_clock.get("at_work"):  # the last session was killed, then
@@ -525,34 +510,20 @@ class Study:
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
                 self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
-            if frozen.state.is_finished():
-                if "outcome" in kept:
-                    self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
-            elif {"duplicate_of", "skipped", "withdrawn"} & kept.keys():
-                self._optuna.tell(frozen.number, state=TrialState.FAIL)
-            elif "outcome" in kept:
-                outcome = from_json(Outcome, kept["outcome"])
-                self._note(self._revived(frozen), outcome.genotype)
-                self._finish(frozen.number, outcome, revived=True)
+            if frozen.state.is_finished() and "outcome" in kept:
+                self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
 
-    def _adopt(self, trials: int) -> list[Group]:
-        """The groups that a dead driver left unfinished, from wherever it was stopped in making them."""
-        while any(trial.state == TrialState.WAITING for trial in self._optuna.get_trials(deepcopy=False)):
-            self._optuna.ask()
-        left = [trial for trial in self._optuna.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
-        for frozen in left:
-            if "genotype" in frozen.user_attrs:
-                trial = self._revived(frozen)
-                self._sample(trial)  # the parameters that were not stored yet
-                self._note(trial, from_json(Genotype, frozen.user_attrs["genotype"]))
-        groups = []
-        for frozen in self._leads(left):
-            if "genotype" in frozen.user_attrs:
-                siblings = [from_json(Genotype, plain) for plain in frozen.user_attrs.get("siblings", ())]
-                groups.append(self._complete(frozen.number, self._genotype(frozen), siblings))
-            elif begun := self._form(self._revived(frozen), trials - len(self._outcomes) - len(self._asked)):
-                groups.append(begun)
-        return self._without_suspects(groups)
+    def _adopt(self) -> list[Group]:
+        """The groups that a dead driver left unfinished."""
+        groups: dict[int, dict[int, Genotype]] = {}
+        for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "genotype" not in frozen.user_attrs:  # of an older brisk, which wrote a group bit by bit
+                self._optuna.tell(frozen.number, state=TrialState.FAIL)
+                continue
+            genotype = from_json(Genotype, frozen.user_attrs["genotype"])
+            self._note(Trial(self._optuna, frozen._trial_id), genotype)  # Optuna has no public way to one
+            groups.setdefault(frozen.user_attrs.get("lead", frozen.number), {})[frozen.number] = genotype
+        return self._without_suspects([Group(tuple(group), tuple(group.values())) for group in groups.values()])
 
     def _without_suspects(self, groups: list[Group]) -> list[Group]:
         """Those that are to be gone on with: what was at work too often when a driver was killed is given up."""
@@ -567,16 +538,3 @@ class Study:
         reason = f"it was at work {PATIENCE} times when the study was killed"
         for number, genotype in zip(group.numbers, group.genotypes, strict=True):
             self.tell(number, Outcome(genotype, "failed", stage="start", reason=reason))
-
-    def _leads(self, left: list[FrozenTrial]) -> list[FrozenTrial]:
-        """The first trials of the groups of these, finished or not."""
-        numbers = sorted({trial.user_attrs.get("lead", trial.number) for trial in left})
-        every = self._optuna.get_trials(deepcopy=False)
-        return [every[number] for number in numbers]
-
-    def _genotype(self, frozen: FrozenTrial) -> Genotype:
-        return from_json(Genotype, frozen.user_attrs["genotype"])
-
-    def _revived(self, frozen: FrozenTrial) -> Trial:
-        """A trial of a dead process, to be gone on with: Optuna has no public way to one."""
-        return Trial(self._optuna, frozen._trial_id)

@@ -107,6 +107,7 @@ class Surrogate:
         model = self._models.pop(genotype.group, None) or _Model(genotype, outcome.error, first)
         model.error = min(model.error, outcome.error)
         self._models[genotype.group] = model
+        self._graphs.pop(_graph(genotype), None)  # the newest come last
         self._graphs[_graph(genotype)] = costs
         if outcome.quality:
             self._by_bits[genotype.deployment.bits].append((genotype.group, outcome.error))
@@ -195,8 +196,7 @@ class Surrogate:
         first = [*(one.first for one in newest), *(one.served not in self._architectures for one in models)]
         blank = [replace(one, deployment=Deployment()) for one in (*(one.genotype for one in newest), *models)]
         x, count = columns(blank, squares=False), len(newest)
-        errors = _Process(x[:count], np.log(_floored(learned)))
-        error, deviation = errors.mean(x[count:]), errors.deviation(x[count:])
+        error, deviation = _Process(x[:count], np.log(_floored(learned))).foretold(x[count:])
         x = np.column_stack([x, first])
         return error, deviation, np.exp(_Process(x[:count], np.log(_floored(took))).mean(x[count:]))
 
@@ -292,11 +292,12 @@ class _Process:
         found: Floats = self._centre + self._spread * (self._cross(asked) @ self._weights)
         return found
 
-    def deviation(self, asked: Floats) -> Floats:
-        """The standard deviation of another draw there."""
-        known = (np.linalg.solve(self._lower, self._cross(asked).T) ** 2).sum(axis=0)
-        found: Floats = self._spread * np.sqrt(np.maximum(1.0 - known, 0.0) + self._noise)
-        return found
+    def foretold(self, asked: Floats) -> tuple[Floats, Floats]:
+        """The mean, and the standard deviation of another draw there."""
+        cross = self._cross(asked)
+        known = (np.linalg.solve(self._lower, cross.T) ** 2).sum(axis=0)
+        deviation = self._spread * np.sqrt(np.maximum(1.0 - known, 0.0) + self._noise)
+        return self._centre + self._spread * (cross @ self._weights), deviation
 
     def _cross(self, asked: Floats) -> Floats:
         found: Floats = np.exp(-_distances(asked, self._x) / (2 * self._scale**2))

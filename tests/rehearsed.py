@@ -54,8 +54,8 @@ def plan(at: Path, *, space: Space | None = None, baseline: Genotype | None = BA
 
 @contextlib.contextmanager
 def at_write(number: int, strike: Callable[[], None]) -> Iterator[None]:
-    """Strike just before the storage writes its row of this number, counted from 1, within a transaction or not; 0 is
-    never. What is raised there leaves half a transaction behind, as drivers of before did that were killed.
+    """Strike just before the storage writes its row of this number, counted from 1; 0 is never. Fails where it was not
+    struck, and the process is still there to say so.
     """
     seen, write = itertools.count(1), OwnedStorage._write
 
@@ -67,6 +67,7 @@ def at_write(number: int, strike: Callable[[], None]) -> Iterator[None]:
     OwnedStorage._write = count  # type: ignore[method-assign]
     try:
         yield
+        assert next(seen) > number, "there were not so many writes"
     finally:
         OwnedStorage._write = write  # type: ignore[method-assign]
 

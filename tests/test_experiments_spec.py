@@ -216,7 +216,11 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
             "[search]\nmemory_limit_mb = { lower = 1 }\n" + TWO,
             r"search\.memory_limit_mb\.lower: got 1; it must lie",
         ),
-        ("[search]\nmemory_limit_mb = 'much'\n" + TWO, r"search\.memory_limit_mb: got 'much'; give a whole number"),
+        ("[search]\nmemory_limit_mb = 'much'\n" + TWO, r"search\.memory_limit_mb: got 'much'; give a whole number$"),
+        (
+            "[search]\nmemory_limit_mb = { train = '4000' }\n" + TWO,
+            r"search\.memory_limit_mb\.train: got '4000'; give a whole number$",
+        ),
         ("[task]\nkind = 'clasification'\n" + TWO, r"task\.kind: got 'clasification'; did you mean 'classification'\?"),
         ("[task]\nmetric = 'f1'\n" + TWO, r"task\.metric: got 'f1'; classification is judged by 'accuracy'"),
         ("[task]\nsplits = [0.6, 0.2, 0.3]\n" + TWO, r"task\.splits: got \[0\.6, 0\.2, 0\.3\]; give three shares"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rehearsed import BASELINE, PRELOAD, at_commit, bench, plan
+from rehearsed import BASELINE, PRELOAD, at_write, bench, plan
 
 from objectives.bench import TrainingSpec
 from objectives.outcome import Outcome
@@ -141,7 +141,7 @@ def test_a_twin_that_fails_is_told_and_costs_nothing_else(tmp_path: Path) -> Non
 
 
 def _drive_and_die_at_the_end(home: str, stop: int) -> None:
-    """Drive the study "s", and be killed before the commit of this number counted from the first twin's beginning."""
+    """Drive the study "s", and be killed before the write of this number counted from the first twin's beginning."""
     at = Path(home)
 
     def strike() -> None:
@@ -152,7 +152,7 @@ def _drive_and_die_at_the_end(home: str, stop: int) -> None:
 
         def hear(event: dict[str, Any]) -> None:
             if event["event"] == "group" and str(event["trials"][0]).startswith("twin-") and stop and not held:
-                held.append(at_commit(stop, strike))
+                held.append(at_write(stop, strike))
                 held[0].__enter__()
 
         drive(study, Limits(trials=8), hear)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rehearsed import BASELINE, at_commit, bench, plan
+from rehearsed import BASELINE, at_write, bench, plan
 
 from objectives.bench import TrainingSpec
 from objectives.outcome import Outcome
@@ -88,7 +88,7 @@ def test_a_study_that_is_cut_short_settles_on_the_same_and_goes_the_same_way(tmp
         for cut in [*cuts, 0]:
             study = Study.start(home, "s", plan(home, training=TAUGHT, space=WIDE))
             study.keep_prepared(prepare(to_json(study.plan.bench)))
-            with study, contextlib.suppress(_Cut), at_commit(cut, _cut):
+            with study, contextlib.suppress(_Cut), at_write(cut, _cut):
                 while True:
                     if len(study.outcomes) >= 5:
                         study.gather_ensemble()

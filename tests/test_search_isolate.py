@@ -123,6 +123,11 @@ def stages(seconds, emit):
     for name, took in seconds.items():
         emit({"event": "stage", "stage": name})
         time.sleep(took)
+
+def goes_on(stage, emit):
+    for turn in range(100):
+        emit({"event": "stage", "stage": stage, "detail": f"turn {turn}"})
+        time.sleep(0.1)
 """
 
 
@@ -158,6 +163,8 @@ def test_each_stage_has_a_limit_of_its_own(child: Child) -> None:
     with pytest.raises(ChildDied, match=r"the stage lower did not end within 0\.7 s") as caught:
         child.call("asking:stages", {"seconds": {"train": 0.1, "lower": 30}}, stage_timeouts=limits)
     assert caught.value.kind == "timeout"
+    with pytest.raises(ChildDied, match=r"the stage lower did not end within 0\.7 s"):
+        child.call("asking:goes_on", {"stage": "lower"}, stage_timeouts=limits)  # telling of it is no new one
 
 
 @pytest.mark.usefixtures("asking")

@@ -53,8 +53,9 @@ def test_it_regresses_as_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> N
         theirs = GaussianProcessRegressor(RBF(0.7), alpha=0.02, optimizer=None, normalize_y=True).fit(x, y)
         mean, deviation = theirs.predict(asked, return_std=True)
         found = _Process(x, y)
-        np.testing.assert_allclose(found.mean(asked), mean, atol=1e-8)
-        np.testing.assert_allclose(found.deviation(asked), np.hypot(deviation, math.sqrt(0.02) * y.std()), atol=1e-8)
+        for expected in (found.mean(asked), found.foretold(asked)[0]):
+            np.testing.assert_allclose(expected, mean, atol=1e-8)
+        np.testing.assert_allclose(found.foretold(asked)[1], np.hypot(deviation, math.sqrt(0.02) * y.std()), atol=1e-8)
 
 
 def test_its_normal_distribution_is_the_normal_distribution() -> None:
