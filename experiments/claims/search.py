@@ -7,9 +7,11 @@
     python -m experiments.claims.search report
 
 SYSTEM is "brisk", one of `experiments.claims.rivals`, "brisk:halving" and so on for brisk without one of its economies
-(`OFF`), or "brisk:one" for one worker on one core. TASK is "digits" (pixels) or "adding". Every part is kept in
-`search.json` with what it was run on; parts of several durations do not compare, and the report says so, and where
-those of a seed are of several machines or commits. MOASHA needs `pip install syne-tune`.
+(`OFF`), or "brisk:two" and "brisk:one" for two workers, and one on one core, that are given the same candidates in the
+same order (`ALIKE`), for what a search tries, and how long that takes, depends on what it has found. TASK is "digits"
+(pixels) or "adding". Every part is kept in `search.json` with what it was run on; parts of several durations do not
+compare, and the report says so, and where those of a seed are of several machines or commits. MOASHA needs `pip install
+syne-tune`.
 
 What is scored: every candidate that a system finished within its minutes, start-up included, by validation error of the
 deployed bytes, latency and size, which all systems are given as their objectives. No system trains a baseline, for the
@@ -86,6 +88,9 @@ SEEDS = (0, 1, 2)
 OFF = {one: f'search.without=["{one}"]' for one in ECONOMIES} | {"warm": "search.warm_start=[]"}
 """What switches an economy off; "warm" are the points that the search begins with."""
 
+ALIKE = ('search.sampler="random"', 'search.without=["halving", "deploy", "prior"]')
+"""What makes of a search a list of candidates, none of which is spared for what came of another."""
+
 Point = dict[str, Any]
 Run = dict[str, Any]
 
@@ -107,10 +112,10 @@ def main() -> int:
         seeds, systems = asked.seeds.split(","), asked.systems.split(",")
         parts = [f"{system} {task} {seed}" for seed in seeds for task in TASKS for system in systems]
     else:
-        alone = {"run": asked.which[:1], "ablation": [f"brisk:{one}" for one in OFF], "workers": ["brisk:one"]}
-        systems = alone[asked.what] if asked.what == "run" else ["brisk", *alone[asked.what]]
+        ablated = ["brisk", *(f"brisk:{one}" for one in OFF)]
+        systems = {"run": asked.which[:1], "ablation": ablated, "workers": ["brisk:two", "brisk:one"]}[asked.what]
         parts = [" ".join((system, *asked.which[-2:])) for system in systems]
-    known = ("brisk", "brisk:one", *(f"brisk:{one}" for one in OFF), *RIVALS)
+    known = ("brisk", "brisk:two", "brisk:one", *(f"brisk:{one}" for one in OFF), *RIVALS)
     for system, task, _ in map(str.split, parts):
         if system not in known or task not in TASKS:
             parser.error(f"{system} on {task}: systems are {', '.join(known)}; tasks are {', '.join(TASKS)}")
@@ -240,6 +245,7 @@ def by_brisk(
     command = [*BRISK, "run", str(spec), "--json", "--trials", "100000", "--workers", "1" if one else "2"]
     command += ["--timeout", f"{seconds:g}s", "--set", f"study.seed={seed}", "--set", "objectives.size={}"]
     command += ["--set", OFF[lacking]] if lacking in OFF else []
+    command += [word for each in ALIKE if lacking in ("one", "two") for word in ("--set", each)]
     if one:
         command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *command]
     ran(command, folder, seconds, home)
@@ -435,7 +441,8 @@ def report(found: dict[str, Run]) -> int:
     print("|---|---|---|---|---|---|---|")
     for task in TASKS:
         missed += ablation(found, task)
-    if len(lengths := {run["seconds"] for run in found.values()}) > 1:
+    compared = [run for part, run in found.items() if not part.startswith(("brisk:one ", "brisk:two "))]
+    if len(lengths := {run["seconds"] for run in compared}) > 1:
         missed.append(f"parts of {', '.join(f'{each:g}' for each in sorted(lengths))} s do not compare")
     whole_s = sum(run["conditions"].get("whole_s", run["seconds"]) for run in found.values())
     print(f"\n{len(found)} parts, {whole_s / 3600:.1f} hours")
@@ -493,15 +500,16 @@ def against_rivals(found: dict[str, Run], task: str, box: str) -> list[str]:
 
 def of_itself(found: dict[str, Run], task: str) -> list[str]:
     """What brisk's own time went into, and what the second worker brings."""
-    missed, alone = [], of_one_code(found, "brisk:one", task)
+    missed, two = [], runs_of(found, "brisk:two", task)
+    alone = of_one_code(found, "brisk:one", task, beside="brisk:two")
     for seed, run in sorted(runs_of(found, "brisk", task).items()):
         other = run["spent"]["other_share"]
-        gain = run["told"] / max(alone[seed]["told"], 1) if seed in alone else None
+        gain = two[seed]["told"] / max(alone[seed]["told"], 1) if seed in alone else None
         print(f"| {task} | {seed} | {other:.1%} | {'' if gain is None else f'{gain:.2f}'} |")
         missed += [f"{task}, seed {seed}: {other:.1%} neither training nor measuring"] * (other > NEITHER)
         if gain is not None and gain < TWICE:
             missed.append(f"{task}, seed {seed}: two workers bring {gain:.2f}")
-    return missed + [f"{task}: one worker not measured by brisk's own code"] * (not alone)
+    return missed + [f"{task}: one worker and two not measured by one commit"] * (not alone)
 
 
 def ablation(found: dict[str, Run], task: str) -> list[str]:
@@ -533,11 +541,11 @@ def ablation(found: dict[str, Run], task: str) -> list[str]:
     return missed
 
 
-def of_one_code(found: dict[str, Run], system: str, task: str) -> dict[int, Run]:
-    """The runs of brisk without something, by seed, those that were made by the commit that its whole run was: another
+def of_one_code(found: dict[str, Run], system: str, task: str, beside: str = "brisk") -> dict[int, Run]:
+    """The runs of brisk in another way, by seed, those that were made by the commit that those `beside` were: another
     one's would be held against what it did not do.
     """
-    whole = runs_of(found, "brisk", task)
+    whole = runs_of(found, beside, task)
     return {
         seed: run
         for seed, run in runs_of(found, system, task).items()

@@ -68,7 +68,7 @@ def main() -> int:
 
 def command(study: str, trials: int | None, minutes: float | None) -> list[str]:
     """What is run, with limits of time that a stopped worker comes to soon."""
-    limits = ["--set", "search.stage_timeout=30s", "--set", "search.trial_timeout=90s"]
+    limits = ["--set", "search.stage_timeout=45s", "--set", "search.trial_timeout=90s"]
     budget = ["--trials", str(trials or 100_000), "--timeout", f"{minutes}m" if minutes else "10h"]
     return [*BRISK, "run", study, *budget, *limits]
 
