@@ -101,6 +101,7 @@ def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
         for stage in limit if isinstance(limit, dict) else ():
             if stage not in budget.STAGES:
                 yield f"search.{key}.{stage}", f"there is no such stage; {nearest(stage, budget.STAGES)}"
+    yield from _sitting_problems(spec)
     for name in spec.search.without:
         if name not in ECONOMIES:
             yield "search.without", f"got {name!r}; {nearest(name, ECONOMIES)}"
@@ -110,6 +111,19 @@ def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
                 warm.table(Path(spec.root) / name)
             except SpecError as error:
                 yield "search.warm_start", str(error).removeprefix("search.warm_start: ")
+
+
+def _sitting_problems(spec: Spec) -> Iterator[tuple[str, str]]:
+    """A sitting ends with the process that is at work when its own time is up."""
+    sitting_s, limit = spec.objectives.conditions.timeout_s, spec.search.stage_timeout_s
+    named = {"": limit} if not isinstance(limit, dict) else {f".{stage}": limit.get(stage) for stage in budget.SITTINGS}
+    for stage, seconds in named.items():
+        if seconds is not None and seconds < 2 * sitting_s:
+            yield (
+                f"search.stage_timeout{stage}",
+                f"got {seconds:g} s, but a measurement may take twice objectives.latency.timeout, {sitting_s:g} s; "
+                f"give it {2 * sitting_s:g} s or more",
+            )
 
 
 def stopping(spec: Spec, rule: str) -> str:

@@ -127,9 +127,9 @@ class Objectives:
 class SearchSpec:
     """The `[search]` table. `trial_timeout_s` holds for one trained model with all its forms, `stage_timeout_s` for
     each stage of it but training, `memory_limit_mb` for a worker: TensorFlow takes 1 GiB, and the models that are kept
-    up to half of that again. Both may be tables by stage (`search.budget.STAGES`); what is not named in one has the
-    default then. `without` are economies switched
-    off, to see what they bring. `confirm_seeds` says how often the members of the front are trained in all.
+    up to half of that again. Both may be tables by stage (`search.budget.STAGES`): one that is not named has the
+    default time, training that of the trial, and no limit of memory. `without` are economies switched off, to see what
+    they bring. `confirm_seeds` says how often the members of the front are trained in all.
     """
 
     sampler: str = "auto"

@@ -15,6 +15,9 @@ from spaces.errors import InputError, NothingFeasible
 STAGES = ("load", "lower", "quantize", "untrained", "train", "quality", "measure")
 """What a group goes through (`objectives.evaluate`); "untrained" is the look before training."""
 
+SITTINGS = ("untrained", "measure")
+"""Those that measure."""
+
 SETTLED = "settled"
 """In place of bounds: once the hypervolume does not grow any more (`search.growth`)."""
 

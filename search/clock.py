@@ -1,4 +1,7 @@
-"""What a study's time goes to, by the news of its workers: each counts from when it came, not from when it was read."""
+"""What a study's time goes to, by the news of its workers: each counts from when it came, not from when it was read.
+
+Quiet alone begins and ends with what the driver does.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from search.budget import SITTINGS
+
 IDLE = ""
 """The stage of who has nothing to do, or waits for the device."""
-
-MEASURING = {"untrained", "measure"}
 
 
 class Clock:
@@ -35,7 +38,7 @@ class Clock:
         self.sums["wall_s"] += passed
         self.sums["workers_s"] += passed * len(self._stages)
         self.sums["idle_s"] += passed * (len(self._stages) - len(at_work))
-        if MEASURING.intersection(at_work):
+        if any(stage in SITTINGS for stage in at_work):
             self.sums["measuring_s"] += passed
         elif "train" in at_work:
             self.sums["training_s"] += passed

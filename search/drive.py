@@ -266,13 +266,18 @@ class _Driver:
     def _proposed(self, lane: Lane) -> Group | None:
         """The study's next group; that others were told, which need not be tried, is said."""
         told = set(self._study.outcomes)
+        group: Group | SpaceExhausted | None
         try:
-            return self._study.next_group(self._limits.trials)
-        finally:
-            for number in sorted(self._study.outcomes.keys() - told):
-                outcome = to_json(self._study.outcomes[number])
-                place = {"lane": self._lanes.index(lane), "trials": [number], "trial": number, "form": 0}
-                self._on_event({"event": "told", "outcome": outcome, "counts": self._counts, **place})
+            group = self._study.next_group(self._limits.trials)
+        except SpaceExhausted as exhausted:
+            group = exhausted
+        for number in sorted(self._study.outcomes.keys() - told):
+            outcome = to_json(self._study.outcomes[number])
+            place = {"lane": self._lanes.index(lane), "trials": [number], "trial": number, "form": 0}
+            self._on_event({"event": "told", "outcome": outcome, "counts": self._counts, **place})
+        if isinstance(group, SpaceExhausted):
+            raise group
+        return group
 
     def _begin(self, lane: Lane, work: Work) -> None:
         """Give a lane something to do, after what it is at."""
@@ -334,7 +339,9 @@ class _Driver:
     def _hear(self, lane: Lane, work: Work, news: News) -> None:
         event = news.what
         if event["event"] == "stage":
-            work.stage, work.form, work.since = event["stage"], event.get("form"), news.at
+            begun = event["stage"], event.get("form")
+            work.since = work.since if begun == (work.stage, work.form) else news.at  # else it tells how far it is
+            work.stage, work.form = begun
             self._keep_quiet(lane, bool(event.get("quiet")) and not waits(event) and not work.hurried)
         if event["event"] == "epoch":
             self._clock.sums["sequences"] += event.get("sequences", 0)
@@ -357,9 +364,10 @@ class _Driver:
             work.stage, work.form = error.stage, None
         lost: set[Any] = {work.form} & work.open if isinstance(error, ChildDied) else set()
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
-        for form in lost if isinstance(error, ChildDied) and error.kind != "memory" else ():  # which others fill too
+        how = error.kind if isinstance(error, ChildDied) else ""
+        for form in lost if how != "memory" else ():  # models that the worker keeps fill that too
             self._study.died(work.genotypes[form], work.stage, reason)
-        killed = isinstance(error, ChildDied) and error.kind == "crashed"
+        killed = how == "crashed"
         if lost or not killed or work.tried == TRIES:
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)

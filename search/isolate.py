@@ -98,10 +98,10 @@ class Child:
 
         What it emits goes to `on_event`; what it asks goes to `on_ask`, and the answer, as JSON, back (without, None).
         The time for which its last event `waits`, and that of the answering, count towards neither `timeout_s` nor
-        `stage_timeouts`, which limit the stages that it tells of, by name; `stage_memory_bytes` do so beside the limit
-        that holds for all. What `on_event` and `on_ask` raise ends the process. Raises ChildDied where the process
-        ended, took longer or grew larger than allowed; a BriskError raised inside as itself; any other exception as
-        CallFailed.
+        `stage_timeouts`, which limit the stages that it tells of, by name (one that is told of again goes on, unless it
+        is another form's); `stage_memory_bytes` do so beside the limit that holds for all. What `on_event` and `on_ask`
+        raise ends the process. Raises ChildDied where the process ended, took longer or grew larger than allowed; a
+        BriskError raised inside as itself; any other exception as CallFailed.
         """
         process = self._start()
         watch = _Watch(timeout_s, stage_timeouts or {})

@@ -51,6 +51,11 @@ def disk_trouble_told(home: Path) -> Iterator[None]:
         if not full and not type(error).__module__.startswith(("sqlite3", "sqlalchemy", "optuna.exceptions")):
             raise
         why = str(error).splitlines()[0]
+        if "locked" in why:
+            raise StudyError(
+                f"the study in {home} cannot be written: another process has held the home's storage for "
+                f"{STORAGE_TIMEOUT_S} s ({why}); see which that is, then run it again: everything finished is kept"
+            ) from error
         raise StudyError(
             f"the study in {home} cannot be written any more ({why}); see whether the disk is full, then run it again: "
             "everything finished before is kept"

@@ -49,8 +49,8 @@ class OwnedStorage(_CachedStorage):
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """One transaction of all that is written within: what ends before its end has written nothing, and its process
-        goes on no more, for it would remember what is not there.
+        """One transaction of all that is written within. What is cut short has written nothing, but is remembered: no
+        trial may be asked or told after that.
         """
         if self._together:  # part of a larger one
             yield

@@ -96,8 +96,8 @@ class SeededSampler(BaseSampler):
     """A sampler that draws the same value again for the same trial, parameter and history.
 
     Optuna's samplers hold one random state for the life of the process, so that a study killed and resumed would leave
-    the way of an undisturbed one. Here every draw is made by
-    a fresh sampler whose seed is a digest of (study's seed, trial's number, parameter's name).
+    the way of an undisturbed one. Here every draw is made by a fresh sampler whose seed is a digest of (study's seed,
+    trial's number, parameter's name).
     """
 
     def __init__(self, make: Make, seed: int) -> None:

@@ -229,7 +229,7 @@ class Study:
             if room <= 0:
                 return None
             with self._at_once():
-                group = self._form(self._propose(known_already > 0), room)
+                group = self._form(self._propose(), room)
             if group:
                 return group
             known_already = known_already + 1 if len(self._outcomes) == told else 0  # it was told what is foretold
@@ -245,24 +245,26 @@ class Study:
             self._optuna.set_user_attr("ensemble", [to_json(genotype) for genotype in found])
         return bool(found)
 
-    def _propose(self, known_already: bool) -> Trial:
+    def _propose(self) -> Trial:
         """The next trial, first of all those that the search begins with; one that is not distilled while there is no
-        teacher. `known_already` says that the last proposal was no news.
+        teacher.
         """
         for genotype in self._beginning:
             if genotype.key not in self._known and not self._crashes.known(genotype):
                 return self._started(genotype)
         if self._gathering:
             self._optuna.enqueue_trial({"distillation": 0.0})
-        elif promising := self._promising(known_already):
+        elif promising := self._promising():
             return self._started(promising)
         return self._optuna.ask()
 
-    def _promising(self, known_already: bool) -> Genotype | None:
-        """Half of the time, and where the sampler knew nothing new, what a model of the outcomes proposes
+    def _promising(self) -> Genotype | None:
+        """Half of the time, and where the last proposal was no news, what a model of the outcomes proposes
         (`search.surrogate`), if the plan leaves it to us.
         """
-        luck = int(digest(self.plan.bench.seed, len(self._optuna.get_trials(deepcopy=False)))[:8], 16)
+        trials = self._optuna.get_trials(deepcopy=False)
+        known_already = bool(trials and {"duplicate_of", "skipped"} & trials[-1].user_attrs.keys())
+        luck = int(digest(self.plan.bench.seed, len(trials))[:8], 16)
         if self.plan.sampler != AUTO or (luck % 2 and not known_already):
             return None
         return self._informed().proposed(self._asked.values(), luck)
@@ -318,17 +320,16 @@ class Study:
             trial.set_user_attr("skipped", reason)
             self._optuna.tell(trial, state=TrialState.FAIL)
             return None
-        if foretold := self._hopeless(genotype):
-            self._note(trial, genotype)
-            trial.set_user_attr("genotype", to_json(genotype))
-            self.tell(trial.number, foretold)
-            return None
         self._note(trial, genotype)
         trial.set_user_attr("genotype", to_json(genotype))
-        siblings = self._siblings(genotype)[: max(room - 1, 0)]
-        for sibling in siblings:
-            self._note(self._started(sibling, lead=trial.number, genotype=to_json(sibling)), sibling)
-        group = {self._known[one.key]: one for one in (genotype, *siblings)}
+        if foretold := self._hopeless(genotype):
+            self.tell(trial.number, foretold)
+            return None
+        group = {trial.number: genotype}
+        for sibling in self._siblings(genotype)[: max(room - 1, 0)]:
+            beside = self._started(sibling, lead=trial.number, genotype=to_json(sibling))
+            self._note(beside, sibling)
+            group[beside.number] = sibling
         return Group(tuple(group), tuple(group.values()))
 
     def _twin(self, genotype: Genotype) -> int | None:
@@ -514,10 +515,12 @@ class Study:
                 self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
 
     def _adopt(self) -> list[Group]:
-        """The groups that a dead driver left unfinished."""
+        """The groups that a dead driver left unfinished; what an older brisk wrote bit by bit, and not whole, fails."""
+        while any(trial.state == TrialState.WAITING for trial in self._optuna.get_trials(deepcopy=False)):
+            self._optuna.ask()
         groups: dict[int, dict[int, Genotype]] = {}
         for frozen in self._optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if "genotype" not in frozen.user_attrs:  # of an older brisk, which wrote a group bit by bit
+            if "genotype" not in frozen.user_attrs or "withdrawn" in frozen.user_attrs:
                 self._optuna.tell(frozen.number, state=TrialState.FAIL)
                 continue
             genotype = from_json(Genotype, frozen.user_attrs["genotype"])

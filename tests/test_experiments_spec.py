@@ -209,6 +209,14 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
             r"search\.stage_timeout\.trian: there is no such stage; did you mean 'train'\?",
         ),
         (
+            "[search]\nstage_timeout = '30s'\n" + TWO,
+            r"search\.stage_timeout: got 30 s, but a measurement may take twice .*, 20 s; give it 40 s or more",
+        ),
+        (
+            "[search]\nstage_timeout = { measure = '30s' }\n" + TWO,
+            r"search\.stage_timeout\.measure: got 30 s, but a measurement may take twice",
+        ),
+        (
             "[search]\nstage_timeout = { train = 120 }\n" + TWO,
             r"search\.stage_timeout\.train: got 120; give a duration",
         ),
