@@ -528,7 +528,11 @@ def ablation(found: dict[str, Run], task: str) -> list[str]:
             if run := runs.get(seed):
                 volumes = " | ".join(f"{final(run, task, box):.4f}" for box in BOXES)
                 print(f"| {task} | {seed} | {one} | {run['models']} | {run['told']} | {volumes} |")
-    missed = [f"{task} without {one}: not measured by brisk's own code" for one, runs in every.items() if not runs]
+    missed = [
+        f"without {one}: not measured by brisk's own code"
+        for one in every
+        if not any(of_one_code(found, f"brisk:{one}", each) for each in TASKS)
+    ]
     for seed, run in sorted(every["halving"].items()):
         told = run["halved"]
         words = {name: "{} of {}".format(*told[name]) for name in ("models", "front", "scannable")}
