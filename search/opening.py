@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,4 +79,8 @@ def take_plan(kept: optuna.Study, plan: Plan) -> None:
                 f"the study {name!r} was started with another plan: {'; '.join(changed[:5])}. "
                 "Give the study of the new plan a name of its own with --name, or take the change back"
             )
+    if kept.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            kept.set_metric_names([*plan.objectives])  # for Optuna's dashboard
     kept.set_user_attr("plan", to_json(plan))

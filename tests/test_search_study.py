@@ -216,6 +216,7 @@ def test_what_is_remembered_of_a_study_is_what_its_tables_hold(tmp_path: Path, s
         kept = optuna.load_study(study_name="s", storage=f"sqlite:///{database(tmp_path)}")
         assert study._optuna.user_attrs == kept.user_attrs
         assert storage_attributes(study._optuna) == storage_attributes(kept)
+        assert kept.metric_names == ["quality", "latency", "size"]
         theirs = kept.get_trials()
         ours = [study._optuna._storage.get_trial(trial._trial_id) for trial in theirs]
         for listed in (ours, study._optuna.get_trials()):
