@@ -63,10 +63,11 @@ def record(kind: type[R], table: Any, place: Place) -> R:
         if key not in names:
             raise place.at(key).error(f"there is no such key; {nearest(key, names)}")
         name = names[key]
-        read = duration_s if name != key else partial(_value, hints[name])
-        by_name = next((one for one in get_args(hints[name]) if get_origin(one) is dict), None)
-        if by_name and isinstance(value, dict):
-            read = duration_s if name != key else partial(_value, get_args(by_name)[1])
+        by_name = next(
+            (one for one in get_args(hints[name]) if get_origin(one) is dict and isinstance(value, dict)), None
+        )
+        read = duration_s if name != key else partial(_value, get_args(by_name)[1] if by_name else hints[name])
+        if by_name:
             values[name] = {one: read(given, place.at(key).at(one)) for one, given in value.items()}
         else:
             values[name] = read(value, place.at(key))
@@ -129,7 +130,6 @@ def _value(hint: Any, value: Any, place: Place) -> Any:
         return TypeAdapter(hint).validate_json(json.dumps(given, default=str), strict=True)
     except ValidationError as error:
         wanted = WANTED.get(error.errors()[0]["type"], "another value")
-        within = (
-            " in the list" if get_origin(hint) is tuple and error.errors()[0]["loc"] and "value" not in wanted else ""
-        )
+        listed = get_origin(hint) is tuple and error.errors()[0]["loc"]
+        within = " in the list" if listed and "value" not in wanted else ""
         raise place.error(f"got {value!r}; give {wanted}{within}") from error
