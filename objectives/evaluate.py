@@ -35,6 +35,7 @@ from objectives.artifact import Artifact
 from objectives.bench import Ask, Bench, Emit
 from objectives.data import loaded
 from objectives.deployment.interpreter import predict
+from objectives.deployment.pour import narrowed
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.group import Group
 from objectives.latency.devices import device
@@ -184,8 +185,9 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
     """The file of one form with the group's weights of the moment; `stage` tells trained weights from untrained."""
     asked = group.forms[form].deployment
     group.emit({"event": "stage", "stage": "lower", "form": form, "detail": stage})
-    if stage == "untrained" and (kept := _kept_look(group, asked)):
-        return kept
+    look = None if "pour" in group.bench.without and stage != "untrained" else _kept_look(group, asked)
+    if look and stage == "untrained":
+        return look
     ours = asked.lowering != "keras" and asked.bits not in STATIC_BITS  # else the stock converter does the quantising
     converted = replace(asked, bits="32") if ours else asked
     if (content := group.lowered.get((stage, converted))) is None:
@@ -193,17 +195,27 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
         group.lowered[stage, converted] = content
     if ours:
         group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
-        content = quantize(content, asked.bits, head=group.bench.quantize_head)
-    return _kept_artifact(group, asked, content, stage)
+        narrow = _narrowed(group, look, converted, content) if look and asked.bits != "32" else None
+        content = narrow or quantize(content, asked.bits, head=group.bench.quantize_head)
+    bits = look.realised_bits if look and converted in group.poured else realised_bits(content)
+    return _kept_artifact(group, asked, content, stage, bits)
 
 
-def _kept_artifact(group: Group, asked: Deployment, content: bytes, stage: str) -> Artifact:
+def _narrowed(group: Group, look: Artifact, converted: Deployment, content: bytes) -> bytes | None:
+    """The narrow file of `content` by that with random weights, if the float ones are alike."""
+    if converted not in group.poured or (of := _kept_look(group, converted)) is None:
+        return None
+    known, float_of_known = (group.cache.artifact(one.sha256).read_bytes() for one in (look, of))
+    return narrowed(known, float_of_known, content)
+
+
+def _kept_artifact(group: Group, asked: Deployment, content: bytes, stage: str, bits: dict[str, int]) -> Artifact:
     """What is known of a file, which the cache keeps; one with random weights any training of the architecture has."""
     looked = stage == "untrained"
     sha256 = group.cache.keep_artifact(content, lasting=not looked)
     packed = len(zlib.compress(content))
     made = group.origin.exporter(asked)
-    artifact = Artifact(sha256, len(content), asked.batch, realised_bits(content), made, compressed_bytes=packed)
+    artifact = Artifact(sha256, len(content), asked.batch, bits, made, compressed_bytes=packed)
     if looked and group.origin.blueprint:
         group.cache.keep_record("looked", _look_key(group, asked), to_json(artifact), lasting=False)
     return artifact
@@ -229,7 +241,7 @@ def _untrained(group: Group, asked: Deployment) -> bytes:
         return group.cache.artifact(kept.sha256).read_bytes()
     group.origin.start()
     content = group.origin.lower(asked)
-    _kept_artifact(group, asked, content, "untrained")
+    _kept_artifact(group, asked, content, "untrained", realised_bits(content))
     return content
 
 
@@ -240,7 +252,9 @@ def _converted(group: Group, asked: Deployment) -> bytes:
         known = group.cache.artifact(look.sha256).read_bytes()
         with contextlib.suppress(CandidateError):  # of weights that are not where they seem to be
             if content := group.origin.poured(known, asked):
-                return _checked(group, content)
+                content = _checked(group, content)
+                group.poured.add(asked)
+                return content
     content = group.origin.lower(asked)
     return _checked(group, content) if checked else content
 

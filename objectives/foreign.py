@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from objectives.data import Dataset
 from objectives.deployment.convert import convert, fixed
-from objectives.deployment.lower import STOCK, named
+from objectives.deployment.lower import STOCK, finished
 from objectives.model_file import ModelFile, answered, fed
 from spaces.errors import CandidateError, ModelError
 from spaces.genotype import Deployment
@@ -50,9 +50,9 @@ class Foreign(ABC):
         """The .tflite, input `x`, output `y`: "keras" by the stock converter, narrowed if it can, others in float32."""
         ports = fixed(self.loaded, asked.batch, self._data.signature.time_steps)
         if asked.lowering == "keras":
-            return named(self._stock(asked, ports))
+            return finished(self._stock(asked, ports))
         form = Form("loop", asked.steps, stacked=asked.lowering == "stacked")
-        return named(convert(self.loaded, form, ports))
+        return finished(convert(self.loaded, form, ports))
 
     def poured(self, content: bytes, asked: Deployment) -> bytes | None:
         """Nothing: its graphs are not brisk's, so that where their weights lie is not known."""

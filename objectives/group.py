@@ -40,6 +40,7 @@ class Group:
         self.known: dict[int, dict[str, Any]] = {form: {} for form in self.open}  # fields of its Outcome so far
         self.seconds: dict[int, dict[str, float]] = {form: {} for form in self.open}
         self.lowered: dict[tuple[str, Deployment], bytes] = {}
+        self.poured = set[Deployment]()  # forms whose float file is the one with random weights but for its constants
         self.looks: dict[int, Measurement] = {}  # the short measurements before training
         self.began = time.perf_counter()
 

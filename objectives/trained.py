@@ -22,7 +22,7 @@ from objectives.training.accelerator import strategy_of
 from objectives.training.distill import Lesson, Outputs, hidden_states, mean_of, normalised, outputs_of, teacher_logits
 from objectives.training.fit import Graphs, fit, served_outputs, shorter
 from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
-from spaces.build import Weights, build, put_weights, serving_model, weights_of
+from spaces.build import Weights, build, cell_of, put_weights, serving_model, weights_of
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import digest
 from spaces.signature import Signature
@@ -179,9 +179,11 @@ class Trained:
     def poured(self, content: bytes, asked: Deployment) -> bytes | None:
         """A float file of a form that was lowered after `start`, with the weights of the moment in it."""
         signature, built = self._data.signature, self._built
-        if (found := poured(content, signature, plain(built.looked_at), plain(self.weights))) is not None:
+        architecture, cell = self._genotype.served, cell_of(self._genotype.served)
+        was, becomes = plain(built.looked_at, cell), plain(self.weights, cell)
+        if (found := poured(content, signature, was, becomes)) is not None:
             return found
-        trained = constants(self._genotype.served, signature, self.weights, asked)
+        trained = constants(architecture, signature, self.weights, asked)
         return poured(content, signature, built.looked_at_as(asked), trained)
 
     def stream(self, frames: int) -> tuple[bytes, dict[str, NDArray[np.float32]]]:

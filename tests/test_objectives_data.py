@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rehearsed import bench
+from sklearn.datasets import load_digits
 
 from objectives import data
 from objectives.bench import TaskSpec
 from objectives.data import Dataset, load
+from objectives.presets import digits_rows
 from spaces.errors import DataError
 from spaces.signature import PADDING
 
@@ -74,6 +76,14 @@ def test_presets_have_their_shapes_and_depend_on_the_seed_alone(task: TaskSpec, 
     assert first.digest == again.digest != other.digest
     np.testing.assert_array_equal(first.train.x, again.train.x)
     assert json.loads(json.dumps(first.summary)) == first.summary
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    images, labels = load_digits(return_X_y=True)
+    found = digits_rows(TaskSpec(), np.random.default_rng(0))
+    np.testing.assert_array_equal(found["x"], images.reshape(-1, 8, 8).astype(np.float32))
+    np.testing.assert_array_equal(found["y"], labels)
+    assert found["x"].dtype == np.float32
 
 
 def test_rows_and_pixels_are_the_same_digits() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from objectives.bench import TrainingSpec
 from objectives.training.distill import outputs_of
-from objectives.training.fit import fit
+from objectives.training.fit import _optimizer, fit
 from spaces.backend import keras, tf
 from spaces.cells.cell import find_cell
 from spaces.errors import CandidateError
@@ -69,6 +69,37 @@ def weights_after(seed, batch_size=32):
     model = recurrent(layer=find_cell("mingru").layer(6, name="layer1"), dropout=0.2)
     fit(model, sums(), Training(2e-2), TrainingSpec(epochs=2, batch_size=batch_size), seed=seed)
     return model.get_weights()
+
+
+def test_the_optimizer_moves_as_kerass_own_adam():
+    rng = np.random.default_rng(0)
+    spec = TrainingSpec(epochs=2, clipnorm=0.5)
+    starts = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,), (5, 2))]
+    gradients = [[rng.normal(size=start.shape).astype(np.float32) for start in starts[:2]] for _ in range(6)]
+
+    def moved(make):
+        variables = [tf.Variable(start) for start in starts]
+        optimizer = make(variables)
+
+        @tf.function
+        def step(dense):
+            rows = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([4, 1]), dense_shape=tf.constant([5, 2]))
+            optimizer.apply_gradients(zip([*dense, rows], variables, strict=True))
+
+        for each in gradients:
+            step([tf.constant(one) for one in each])
+        return [*variables, *optimizer.variables]
+
+    def stock(variables):
+        schedule = keras.optimizers.schedules.CosineDecay(0.1, 3 * spec.epochs, alpha=0.01)
+        optimizer = keras.optimizers.Adam(schedule, clipnorm=spec.clipnorm)
+        optimizer.build(variables)
+        return optimizer
+
+    mine = moved(lambda variables: _optimizer(variables, tf.Variable(0.1), spec, steps=3))
+    for one, other in zip(mine, moved(stock), strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-6)
+    assert np.abs(mine[0].numpy() - starts[0]).max() > 0.05
 
 
 def test_the_same_seed_gives_the_same_weights_dropout_included():

@@ -10,13 +10,16 @@ import pytest
 
 from objectives.deployment.interpreter import predict
 from objectives.deployment.lower import lower
-from objectives.deployment.pour import constants, distinct, plain, poured
-from spaces.build import Weights, build, weights_of
+from objectives.deployment.pour import constants, distinct, narrowed, plain, poured
+from objectives.deployment.quantize import WIDTHS, quantize
+from spaces.build import Weights, build, cell_of, weights_of
+from spaces.catalog import CELLS
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import Signature
 
 SIGNATURE = Signature("classification", 8, 3, 4, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
 VALUES = replace(SIGNATURE, kind="regression", target_mean=(5.0, -3.0, 0.0, 1.0), target_std=(2.0, 7.0, 0.3, 1.0))
+WORDS = Signature("classification", 8, 0, 4, vocabulary=11)
 X = np.random.default_rng(0).normal(size=(5, 8, 3)).astype(np.float32)
 
 
@@ -73,17 +76,49 @@ def test_a_poured_file_answers_as_one_lowered_anew(
     assert np.abs(answers(tmp_path / "first.tflite", first) - anew).max() > 1e-3
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm", "mingru", "fastgrnn"])
-def test_most_graphs_need_no_tracing_to_be_poured_into(tmp_path: Path, cell: str) -> None:
-    """But those whose cell makes something of its weights first."""
-    architecture, deployment = Architecture(cell, 8), Deployment("loop", 2)
+@pytest.mark.parametrize(
+    ("cell", "lowering"),
+    [
+        (cell, lowering)
+        for cell in ("gru", "lstm", "mingru", "fastgrnn", "fastrnn", "qrnn", "ligru")
+        for lowering in CELLS[cell].lowerings
+        if lowering != "keras"
+    ],
+)
+def test_most_graphs_need_no_tracing_to_be_poured_into(cell: str, lowering: str) -> None:
+    """But those whose cell makes something else of its weights than gates and what a step holds."""
+    architecture, deployment = Architecture(cell, 8), Deployment(lowering, 2 if lowering == "loop" else 1)
     before, after = two(architecture, SIGNATURE)
     first = lower(architecture, SIGNATURE, before, deployment)
-    found = poured(first, SIGNATURE, plain(before), plain(after))
-    assert (found is None) == (cell == "fastgrnn")
+    found = poured(first, SIGNATURE, *(plain(weights, cell_of(architecture)) for weights in (before, after)))
+    assert (found is None) == (cell == "ligru")
     if found is not None:
-        traced = refilled(first, architecture, SIGNATURE, deployment, before, after)
-        assert found == traced
+        assert found == refilled(first, architecture, SIGNATURE, deployment, before, after)
+
+
+@pytest.mark.parametrize("bits", [each for each in WIDTHS if each != "32"])
+@pytest.mark.parametrize(
+    ("architecture", "deployment", "signature"),
+    [
+        (Architecture("fastgrnn", 5, frame_stack=2), Deployment("loop", 2), SIGNATURE),
+        (Architecture("lstm", 6, bidirectional=True), Deployment("loop", 3), VALUES),
+        (Architecture("qrnn", 8, readout="mean"), Deployment("scan"), SIGNATURE),
+        (Architecture("gru", 4, embedding=3), Deployment("loop"), WORDS),
+    ],
+    ids=lambda one: getattr(one, "cell", getattr(one, "kind", "")),
+)
+def test_a_narrow_file_that_is_poured_is_the_one_that_the_quantizer_makes(
+    bits: str, architecture: Architecture, deployment: Deployment, signature: Signature
+) -> None:
+    before, after = two(architecture, signature)
+    after["layer1"][0][:, 1] = 0.0  # a channel of zeros
+    of, content = (lower(architecture, signature, weights, deployment) for weights in (before, after))
+    another = lower(Architecture("mingru", 7), SIGNATURE, two(Architecture("mingru", 7), SIGNATURE)[0], deployment)
+    known = quantize(of, bits)
+    assert narrowed(known, of, content) == quantize(content, bits)
+    assert narrowed(known, of, of) == known
+    assert narrowed(known, content, content) is None  # it does not follow from these
+    assert narrowed(known, of, another) is None
 
 
 def test_a_file_that_is_not_wholly_accounted_for_is_left() -> None:

@@ -1,5 +1,7 @@
 """Every cell's Keras layer against the papers' recurrences in NumPy, and its lowered form against the layer."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -439,6 +441,17 @@ def test_a_factored_cell_is_the_cell_with_the_products_of_its_factors(name, rand
 def test_only_a_recurrent_matrix_can_be_factored(name):
     with pytest.raises(SpecError, match="has no recurrent matrix to factor"):
         find_cell(f"{name}@4")
+
+
+@pytest.mark.parametrize(("name", "gates"), [("fastrnn", 0), ("fastgrnn", 1), ("fastgrnn@2", 1)])
+def test_what_is_the_same_at_each_step_is_worked_out_once(name, gates):
+    """The sigmoids of the two scales; and each variable is read once for the projection and once for all steps."""
+    steps, layer = 5, find_cell(name).layer(4)
+    layer(tf.zeros((1, steps, 3)))
+    graph = tf.function(layer, autograph=False).get_concrete_function(tf.TensorSpec((2, steps, 3))).graph
+    counts = Counter(op.type for op in graph.get_operations())
+    assert counts["Sigmoid"] == 2 + gates * steps
+    assert counts["ReadVariableOp"] <= 2 * len(layer.weights)
 
 
 class Forgetful(LSTM):

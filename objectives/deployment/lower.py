@@ -54,13 +54,22 @@ def lower(
         converter = tf.lite.TFLiteConverter.from_keras_model(twin(architecture, signature, weights, deployment.batch))
     else:
         function = traced(architecture, signature, weights, deployment)
+        if deployment.bits not in STATIC_BITS:
+            return finished(_converted(function))
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
         converter.experimental_lower_to_saved_model = False  # by way of it the same graph comes, only later
-    if deployment.lowering == "keras" or deployment.bits in STATIC_BITS:
-        _narrow(converter, deployment, representative)
+    _narrow(converter, deployment, representative)
     converter.exclude_conversion_metadata = True  # which takes another reading and writing of the file
     with _silence():
-        return named(bytes(converter.convert()))
+        return finished(bytes(converter.convert()))
+
+
+def _converted(function: Any) -> bytes:
+    """What TFLiteConverter makes of a graph without variables. That would look for some to freeze, and read the file
+    twice to store equal constants once, which takes as long as the rest.
+    """
+    graph = function.graph.as_graph_def()
+    return bytes(tf.compat.v1.lite.toco_convert(graph, function.inputs, function.outputs))
 
 
 def traced(architecture: Architecture, signature: Signature, weights: Weights, deployment: Deployment) -> Any:
@@ -134,11 +143,12 @@ def _calls(x: NDArray[Any], batch: int) -> Iterator[list[NDArray[Any]]]:
         yield [np.take(x, np.arange(call * batch, (call + 1) * batch), axis=0, mode="wrap")]
 
 
-def named(model: bytes) -> bytes:
-    """The model with its input called `x` and its output `y`, tensors and signature: converters call them otherwise, or
-    leave the signature out.
+def finished(model: bytes) -> bytes:
+    """The model with equal constants stored once, its input called `x` and its output `y`, tensors and signature:
+    converters call them otherwise, or leave the signature out.
     """
     graph = read_graph(model)
+    _store_once(graph)
     signature, main = schema.SignatureDefT(), graph.subgraphs[0]
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
     signature.inputs, signature.outputs = (
@@ -146,6 +156,21 @@ def named(model: bytes) -> bytes:
     )
     graph.signatureDefs = [signature]
     return write_graph(graph)
+
+
+def _store_once(graph: Any) -> None:
+    constants = [one for part in graph.subgraphs for one in part.tensors if not one.isVariable]
+    contents = {one.buffer: graph.buffers[one.buffer].data for one in constants}
+    first: dict[bytes, int] = {}
+    places = {
+        buffer: first.setdefault(bytes(data), buffer)
+        for buffer, data in contents.items()
+        if data is not None and len(data)
+    }
+    for one in constants:
+        one.buffer = places.get(one.buffer, one.buffer)
+    for buffer in places.keys() - first.values():
+        graph.buffers[buffer].data = None
 
 
 def _called(name: bytes, part: Any, place: int) -> Any:

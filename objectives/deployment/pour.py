@@ -8,7 +8,7 @@ kind, the file cannot be had this way. Whoever uses it compares its answers with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -19,6 +19,9 @@ from objectives.deployment.interpreter import schema
 from objectives.deployment.lower import traced
 from spaces.backend import tf
 from spaces.build import Weights
+from spaces.cells.cell import Cell
+from spaces.cells.products import Factored
+from spaces.cells.recurrent import RecurrentCell
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import PADDING, Signature
 
@@ -27,6 +30,9 @@ Array = NDArray[np.float32]
 JITTER = 1e-3
 OWN = (0.0, 1.0)  # numbers that the converter brings along itself
 GATES = (2, 3, 4)  # that a bias is split for
+
+_FLOATS = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
+_WIDTHS = {**dict.fromkeys(_FLOATS, 0), schema.TensorType.INT8: 8, schema.TensorType.INT4: 4}
 
 
 def distinct(weights: Weights, seed: int = 0) -> Weights:
@@ -38,10 +44,24 @@ def distinct(weights: Weights, seed: int = 0) -> Weights:
     }
 
 
-def plain(weights: Weights) -> list[Array]:
-    """The weights as they are, and their rows: often all that a graph has, and needs no tracing."""
+def plain(weights: Weights, cell: Cell) -> list[Array]:
+    """The weights as they are, their rows, their parts from one gate on or up to it, and what the cell's steps hold of
+    them: often all that a graph has, and needs no tracing.
+    """
     arrays = [array for each in weights.values() for array in each]
-    return [*arrays, *(row for array in arrays if array.ndim == 2 for row in array)]
+    found = [*arrays, *(row for array in arrays if array.ndim == 2 for row in array)]
+    found += [part for array in arrays for part in _parts(array)]
+    if isinstance(cell, RecurrentCell):
+        held = (each for name in weights if name.startswith(("layer", "bricks")) for each in cell.held(weights[name]))
+        found += [np.asarray(each) for each in held if not isinstance(each, Factored)]
+    return found
+
+
+def _parts(array: Array) -> Iterator[Array]:
+    size = array.shape[-1]
+    for cut in sorted({size * gate // gates for gates in GATES if not size % gates for gate in range(1, gates)}):
+        yield array[..., :cut]
+        yield array[..., cut:]
 
 
 def constants(
@@ -74,6 +94,47 @@ def poured(content: bytes, signature: Signature, old: Sequence[Array], new: Sequ
         elif not np.isin(array, OWN).all():
             return None
     return bytes(written)
+
+
+def narrowed(known: bytes, of: bytes, content: bytes) -> bytes | None:
+    """The narrow file of the float file `content`, where `known` is that of the float file `of` and the float ones
+    differ in constants alone: what `quantize` makes of it, without taking the graph apart again.
+
+    Each constant of `known` must follow from its like in `of`, bit by bit, as it lies there; None where one does not.
+    """
+    was, becomes = _floats(of), _floats(content)
+    written = bytearray(known)
+    filled: dict[int, Array] = {}  # by buffer, which several tensors may share, each with scales of its own
+    for name, tensor, stored in _tensors_of(written, _WIDTHS):
+        if name not in becomes or was[name].shape != becomes[name].shape:
+            return None
+        shared = filled.setdefault(tensor.Buffer(), becomes[name])
+        if not np.array_equal(shared, becomes[name]):
+            return None
+        parts = [stored] if tensor.Type() in _FLOATS else [stored, tensor.Quantization().ScaleAsNumpy()]
+        old, new = _narrow(was[name], tensor), _narrow(becomes[name], tensor)
+        for part, before, after in list(zip(parts, old, new, strict=True))[shared is not becomes[name] :]:
+            if part.tobytes() != before.tobytes():
+                return None
+            part.reshape(-1).view(np.uint8)[...] = after.reshape(-1).view(np.uint8)
+    return bytes(written)
+
+
+def _narrow(array: Array, tensor: Any) -> list[NDArray[Any]]:
+    """An array in the width of a tensor, and the scales of its channels where that is an integer's: symmetric, the
+    largest of a channel as the largest number.
+    """
+    if tensor.Type() in _FLOATS:
+        return [array.astype(_FLOATS[tensor.Type()])]
+    largest = 2 ** (_WIDTHS[tensor.Type()] - 1) - 1
+    channels, axis = tensor.Quantization().ScaleLength(), tensor.Quantization().QuantizedDimension()
+    others = tuple(each for each in range(array.ndim) if channels == 1 or each != axis)
+    scale = np.maximum(np.abs(array).max(axis=others, keepdims=True), np.float32(1e-9)) / np.float32(largest)
+    numbers = np.clip(np.rint(array / scale), -largest, largest).astype(np.int8)
+    if largest == 7:  # two a byte, the first one low
+        pairs = np.pad(numbers.reshape(-1), (0, numbers.size % 2)).reshape(-1, 2)
+        numbers = (pairs[:, 0] & 15) | (pairs[:, 1] << 4)
+    return [numbers, scale.reshape(-1)]
 
 
 def _known(old: Sequence[Array], new: Sequence[Array], signature: Signature) -> dict[bytes, Array]:
@@ -124,20 +185,29 @@ def _transposed(array: Array) -> Iterator[Array]:
 
 
 def _stored(content: bytearray) -> list[Array]:
-    """The float arrays in a .tflite, as they lie there: what is written to them is written to it; a number as [1]."""
+    """The float arrays in a .tflite, as they lie there, each once: what is written to them is written to it."""
+    tensors = {tensor.Buffer(): array for _, tensor, array in _tensors_of(content, (schema.TensorType.FLOAT32,))}
+    return list(tensors.values())
+
+
+def _floats(content: bytes) -> dict[tuple[int, bytes], Array]:
+    """The same by subgraph and name."""
+    return {name: array for name, _, array in _tensors_of(content, (schema.TensorType.FLOAT32,))}
+
+
+def _tensors_of(content: bytes | bytearray, types: Container[int]) -> Iterator[tuple[tuple[int, bytes], Any, Any]]:
+    """Subgraph and name, tensor, and data of each constant of these types in a .tflite: floats in their shape, a number
+    as [1], others as bytes.
+    """
     model = schema.Model.GetRootAs(content, 0)
-    parts = [model.Subgraphs(at) for at in range(model.SubgraphsLength())]
-    tensors = [part.Tensors(at) for part in parts for at in range(part.TensorsLength())]
-    shapes = {  # by buffer, which several tensors may share
-        tensor.Buffer(): [tensor.Shape(axis) for axis in range(tensor.ShapeLength())] or [1]
-        for tensor in tensors
-        if tensor.Type() == schema.TensorType.FLOAT32
-    }
-    return [
-        model.Buffers(at).DataAsNumpy().view(np.float32).reshape(shape)
-        for at, shape in shapes.items()
-        if model.Buffers(at).DataLength()
-    ]
+    for at in range(model.SubgraphsLength()):
+        part = model.Subgraphs(at)
+        for tensor in (part.Tensors(place) for place in range(part.TensorsLength())):
+            if tensor.Type() in types and model.Buffers(tensor.Buffer()).DataLength():
+                data = model.Buffers(tensor.Buffer()).DataAsNumpy()
+                if tensor.Type() == schema.TensorType.FLOAT32:
+                    data = data.view(np.float32).reshape(tensor.ShapeAsNumpy() if tensor.ShapeLength() else 1)
+                yield (at, tensor.Name()), tensor, data
 
 
 def _tensors(nodes: Any, inner: Mapping[str, Any]) -> Iterator[Any]:

@@ -254,9 +254,32 @@ def _left_s(epoch: int, spec: TrainingSpec, seconds: list[float]) -> float:
 
 def _optimizer(moved: list[Any], rate: Any, spec: TrainingSpec, steps: int) -> Any:
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps * spec.epochs, alpha=0.01)
-    optimizer = keras.optimizers.Adam(schedule, clipnorm=spec.clipnorm)
+    optimizer = _Adam(schedule, clipnorm=spec.clipnorm)
     optimizer.build(moved)
     return optimizer
+
+
+class _Adam(keras.optimizers.Adam):  # type: ignore[misc]
+    """Keras's Adam with an update of one operation in place of some fifteen, for the graph is made for each model."""
+
+    def update_step(self, gradient: Any, variable: Any) -> None:
+        """The same update."""
+        if isinstance(gradient, tf.IndexedSlices):  # of an embedding
+            super().update_step(gradient, variable)
+            return
+        place, step = self._index_dict[self._var_key(variable)], tf.cast(self.iterations + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[place].handle,
+            v=self._velocities[place].handle,
+            beta1_power=tf.pow(self.beta_1, step),
+            beta2_power=tf.pow(self.beta_2, step),
+            lr=tf.cast(self.learning_rate, variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
 
 
 class _Epoch:

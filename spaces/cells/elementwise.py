@@ -82,13 +82,17 @@ class SRU(RecurrentCell):
         projected = projection(x, kernel, tf.pad(bias, [[units, kernel.shape[1] - 3 * units]]))
         return projected if kernel.shape[1] > 3 * units else tf.concat([projected, HIGHWAY * x], axis=2)
 
+    def held(self, weights: Arrays) -> Arrays:
+        """The vectors v of f and of r."""
+        units = weights[1].shape[0] // 2
+        return weights[1][:units], weights[1][units:]
+
     def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
         """f, r = s(W x + v c + b); c = f c + (1 - f) W x; h = x + r (c - x), x as it is or as projected."""
         _, c = state
         candidate, x_f, x_r, x = tf.split(projected, 4, axis=1)
-        units = c.shape[-1]
-        f = tf.sigmoid(x_f + weights[1][:units] * c)
-        r = tf.sigmoid(x_r + weights[1][units:] * c)
+        f = tf.sigmoid(x_f + weights[0] * c)
+        r = tf.sigmoid(x_r + weights[1] * c)
         c = candidate + f * (c - candidate)
         return x + r * (c - x), c
 

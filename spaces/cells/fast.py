@@ -38,11 +38,17 @@ class FastRNN(RecurrentCell):
         """W x + b."""
         return projection(x, weights[0], weights[2])
 
+    def held(self, weights: Arrays) -> Arrays:
+        """U, s(alpha) and s(beta)."""
+        _, kernel, _, scales = weights
+        return kernel, _sigmoid(scales[0]), _sigmoid(scales[1])
+
     def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
         """With n = tanh(W x + U h + b): h = s(alpha) n + s(beta) h."""
         (h,) = state
-        n = tf.tanh(recurrent(h, weights[1]) + projected)
-        return (_sigmoid(weights[3][0]) * n + _sigmoid(weights[3][1]) * h,)
+        kernel, alpha, beta = weights
+        n = tf.tanh(recurrent(h, kernel) + projected)
+        return (alpha * n + beta * h,)
 
 
 class FastGRNN(RecurrentCell):
@@ -63,14 +69,19 @@ class FastGRNN(RecurrentCell):
         """W x + b_z; the step adds what the candidate's bias differs by."""
         return projection(x, weights[0], weights[2][0])
 
-    def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
-        """With low = s(zeta): s(zeta) (1 - z) + s(nu) = (low + s(nu)) - low z."""
-        (h,) = state
+    def held(self, weights: Arrays) -> Arrays:
+        """U, b_n - b_z, s(zeta) and s(zeta) + s(nu)."""
         _, kernel, bias, scales = weights
-        low, nu = _sigmoid(scales[0]), _sigmoid(scales[1])
+        low = _sigmoid(scales[0])
+        return kernel, bias[1] - bias[0], low, low + _sigmoid(scales[1])
+
+    def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
+        """With low = s(zeta) and high = s(zeta) + s(nu): s(zeta) (1 - z) + s(nu) = high - low z."""
+        (h,) = state
+        kernel, shift, low, high = weights
         p = recurrent(h, kernel) + projected
-        z, n = tf.sigmoid(p), tf.tanh(p + (bias[1] - bias[0]))
-        return (((low + nu) - low * z) * n + z * h,)
+        z, n = tf.sigmoid(p), tf.tanh(p + shift)
+        return ((high - low * z) * n + z * h,)
 
 
 def _sigmoid(x: Any) -> Any:

@@ -45,17 +45,26 @@ class RecurrentCell(Cell):
         """The same while training, for a cell that normalises by the batch; mask [batch, time, 1] or None."""
         return self.project(weights, x)
 
+    def held(self, weights: Arrays) -> Arrays:
+        """What a step takes in place of the weights, all that is the same at each step worked out once; the weights
+        themselves, unless the cell says otherwise.
+        """
+        return weights
+
     @abstractmethod
     def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
-        """One time step: projected [batch, gates] and the state before -> the state after, its output first."""
+        """One time step: projected [batch, gates] and the state before -> the state after, its output first. The
+        weights come as `held` gives them.
+        """
 
     def train(self, weights: Arrays, x: Tensor, mask: Tensor, *, return_sequences: bool, training: bool) -> Tensor:
         """Keras's own loop over the projected inputs, or the steps of a short sequence, recorded for the gradients."""
         start = [tf.zeros([tf.shape(x)[0], width]) for width in self.state_widths(weights)]
         projected = self.project_batch(weights, x, mask) if training else self.project(weights, x)
+        held = self.held([tf.convert_to_tensor(each) for each in weights])  # variables would be read at each step
 
         def step(projected: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
-            moved = self.step(weights, projected, tuple(state))
+            moved = self.step(held, projected, tuple(state))
             return moved[0], moved
 
         last, outputs, _ = keras.backend.rnn(
@@ -74,7 +83,7 @@ class RecurrentCell(Cell):
         """One WHILE over the projected inputs, `deployment.steps` time steps an iteration."""
         start = [tf.zeros([x.shape[0], width]) for width in self.state_widths(weights)]
         return loop(
-            partial(self.step, weights),
+            partial(self.step, self.held(weights)),
             self.project(weights, x),
             start,
             steps=deployment.steps,
@@ -88,7 +97,7 @@ class RecurrentCell(Cell):
 
     def stream(self, weights: Arrays, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The steps one after the other."""
-        state, outputs = unroll(partial(self.step, weights), self.project(weights, x), None, state)
+        state, outputs = unroll(partial(self.step, self.held(weights)), self.project(weights, x), None, state)
         return outputs, state
 
     def factored(self, rank: int) -> Cell:
@@ -148,6 +157,10 @@ class LowRank(RecurrentCell):
         """That of the inner cell."""
         return self.inner.project_batch(self._whole(weights), x, mask)
 
+    def held(self, weights: Arrays) -> Arrays:
+        """That of the inner cell."""
+        return self.inner.held(self._whole(weights))
+
     def step(self, weights: Arrays, projected: Tensor, state: State) -> State:
         """That of the inner cell."""
-        return self.inner.step(self._whole(weights), projected, state)
+        return self.inner.step(weights, projected, state)

@@ -28,7 +28,7 @@ class Level:
 
     def run(self, projected: Tensor, mask: Tensor, state: State) -> tuple[State, Tensor]:
         """Every step of a block of projected inputs [batch, n, gates]."""
-        return unroll(partial(self.cell.step, self.weights), projected, mask, state)
+        return unroll(partial(self.cell.step, self.cell.held(self.weights)), projected, mask, state)
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Repeating(RecurrentCell):
     def project(self, weights: Sequence[Any], x: Tensor) -> Tensor:
         """That of the inner cell."""
         return self.inner.project(weights, x)
+
+    def held(self, weights: Sequence[Any]) -> Sequence[Any]:
+        """That of the inner cell."""
+        return self.inner.held(weights)
 
     def step(self, weights: Sequence[Any], projected: Tensor, state: State) -> State:
         """The inner step, its output first."""
