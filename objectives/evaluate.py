@@ -195,15 +195,19 @@ def _artifact(group: Group, form: int, stage: str) -> Artifact:
         group.lowered[stage, converted] = content
     if ours:
         group.emit({"event": "stage", "stage": "quantize", "form": form, "detail": stage})
-        narrow = _narrowed(group, look, converted, content) if look and asked.bits != "32" else None
-        content = narrow or quantize(content, asked.bits, head=group.bench.quantize_head)
-    bits = look.realised_bits if look and converted in group.poured else realised_bits(content)
-    return _kept_artifact(group, asked, content, stage, bits)
+        if look and (filled := _filled(group, look, asked, converted, content)):
+            return _kept_artifact(group, asked, filled, stage, look.realised_bits)
+        content = quantize(content, asked.bits, head=group.bench.quantize_head)
+    return _kept_artifact(group, asked, content, stage, realised_bits(content))
 
 
-def _narrowed(group: Group, look: Artifact, converted: Deployment, content: bytes) -> bytes | None:
-    """The narrow file of `content` by that with random weights, if the float ones are alike."""
-    if converted not in group.poured or (of := _kept_look(group, converted)) is None:
+def _filled(group: Group, look: Artifact, asked: Deployment, converted: Deployment, content: bytes) -> bytes | None:
+    """The file of the look with the weights of the float file `content` in it, where that was poured too."""
+    if converted not in group.poured:
+        return None
+    if asked == converted:
+        return content
+    if (of := _kept_look(group, converted)) is None:
         return None
     known, float_of_known = (group.cache.artifact(one.sha256).read_bytes() for one in (look, of))
     return narrowed(known, float_of_known, content)
@@ -222,7 +226,7 @@ def _kept_artifact(group: Group, asked: Deployment, content: bytes, stage: str, 
 
 
 def _look_key(group: Group, asked: Deployment) -> str:
-    return digest(group.origin.blueprint, asked, group.bench.quantize_head)
+    return digest(group.origin.blueprint, asked, group.bench.quantize_head, _made_with())
 
 
 def _kept_look(group: Group, asked: Deployment) -> Artifact | None:

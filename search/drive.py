@@ -64,7 +64,7 @@ def drive(
     """
     driver = _Driver(study, limits, on_event, wind_down or threading.Event())
     ended = "error"
-    gc.freeze()  # or each collection looks through all that was imported, a quarter of a second
+    gc.freeze()  # or each full collection looks through all that was imported, a quarter of a second
     try:
         driver.prepare()
         driver.baseline()
@@ -80,8 +80,8 @@ def drive(
         ended = "interrupted"
         raise
     finally:
-        driver.stop(ended)
         gc.unfreeze()
+        driver.stop(ended)
     return ended
 
 

@@ -14,6 +14,7 @@ from objectives.deployment.twin import twin
 from spaces.backend import tf
 from spaces.build import build, serving_model, weights_of
 from spaces.catalog import STATIC_BITS
+from spaces.cells.gated import GRU
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import PADDING, Signature
 
@@ -119,6 +120,26 @@ def test_a_graph_without_variables_becomes_the_file_that_the_stock_converter_mak
 
     assert len(mine) == len(stock)
     assert described(mine) == described(stock)
+
+
+class Tabled(GRU):
+    """A cell with a tensor of its own, which is not a constant of the graph: TensorFlow hands it in."""
+
+    table = tf.ones((16, 16))
+
+    def project(self, weights, x):
+        return super().project(weights, x) * self.table[0, 0]
+
+
+def test_a_tensor_of_a_cell_is_stored_in_the_file(monkeypatch, tmp_path):
+    architecture, deployment = Architecture("gru", 4), Deployment("loop")
+    weights = weights_of(build(architecture, FLOATS, 0))
+    plain = lower(architecture, FLOATS, weights, deployment)
+    monkeypatch.setattr("spaces.build.find_cell", lambda name: Tabled())
+    x = sequences(FLOATS)
+    for name, content in {"plain": plain, "tabled": lower(architecture, FLOATS, weights, deployment)}.items():
+        (tmp_path / name).write_bytes(content)
+    np.testing.assert_allclose(predict(tmp_path / "tabled", x), predict(tmp_path / "plain", x), atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", STATIC_BITS)

@@ -121,6 +121,15 @@ def test_a_narrow_file_that_is_poured_is_the_one_that_the_quantizer_makes(
     assert narrowed(known, of, another) is None
 
 
+def test_a_narrow_file_that_has_its_weights_behind_its_tables_is_not_filled() -> None:
+    """The quantizer puts them there from 256 KiB on."""
+    architecture, deployment = Architecture("lstm", 256), Deployment("loop")
+    of, content = (lower(architecture, SIGNATURE, weights, deployment) for weights in two(architecture, SIGNATURE))
+    known = quantize(of, "8")
+    assert len(known) > 2**18
+    assert narrowed(known, of, content) is None
+
+
 def test_a_file_that_is_not_wholly_accounted_for_is_left() -> None:
     architecture, deployment = Architecture("gru", 8), Deployment("loop")
     before, after = two(architecture, SIGNATURE)

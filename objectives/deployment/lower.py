@@ -54,7 +54,7 @@ def lower(
         converter = tf.lite.TFLiteConverter.from_keras_model(twin(architecture, signature, weights, deployment.batch))
     else:
         function = traced(architecture, signature, weights, deployment)
-        if deployment.bits not in STATIC_BITS:
+        if deployment.bits not in STATIC_BITS and len(function.inputs) == 1:  # no tensor that a cell of the user's has
             return finished(_converted(function))
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
         converter.experimental_lower_to_saved_model = False  # by way of it the same graph comes, only later

@@ -1,9 +1,10 @@
 """Trained weights poured into a file that was lowered with others, in place of converting again.
 
 The graphs of two sets of weights differ in their constants alone, and the converter does few things to a constant. So
-each float array of the file must be one of the first weights (`plain`), or of the constants that they were made to in
-the graph (`constants`), as it may have been stored; the second's takes its place. Where an array is nothing of the
-kind, the file cannot be had this way. Whoever uses it compares its answers with the Keras model's.
+each float array of the file must be one of the first weights or a part of them (`plain`), or of the constants that
+they were made to in the graph (`constants`), as it may have been stored; the second's takes its place. Where an array
+is nothing of the kind, the file cannot be had this way. Whoever uses it compares its answers with the Keras model's. A
+narrow file is made of the float one in the same way (`narrowed`): it is the one that the quantizer makes, to the byte.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def plain(weights: Weights, cell: Cell) -> list[Array]:
 
 
 def _parts(array: Array) -> Iterator[Array]:
-    size = array.shape[-1]
+    size = array.shape[-1] if array.ndim else 0
     for cut in sorted({size * gate // gates for gates in GATES if not size % gates for gate in range(1, gates)}):
         yield array[..., :cut]
         yield array[..., cut:]
@@ -100,13 +101,17 @@ def narrowed(known: bytes, of: bytes, content: bytes) -> bytes | None:
     """The narrow file of the float file `content`, where `known` is that of the float file `of` and the float ones
     differ in constants alone: what `quantize` makes of it, without taking the graph apart again.
 
-    Each constant of `known` must follow from its like in `of`, bit by bit, as it lies there; None where one does not.
+    Each constant of `known` must follow from its like in `of`, bit by bit, and lie in the file's tables; None where one
+    does not: the tool puts those of a large file behind them.
     """
     was, becomes = _floats(of), _floats(content)
     written = bytearray(known)
+    places = {name: (tensor, stored) for name, tensor, stored in _tensors_of(written, _WIDTHS)}
+    if not was.keys() == becomes.keys() == places.keys():
+        return None
     filled: dict[int, Array] = {}  # by buffer, which several tensors may share, each with scales of its own
-    for name, tensor, stored in _tensors_of(written, _WIDTHS):
-        if name not in becomes or was[name].shape != becomes[name].shape:
+    for name, (tensor, stored) in places.items():
+        if was[name].shape != becomes[name].shape or not (tensor.Type() in _FLOATS or _scales(tensor)):
             return None
         shared = filled.setdefault(tensor.Buffer(), becomes[name])
         if not np.array_equal(shared, becomes[name]):
@@ -127,7 +132,7 @@ def _narrow(array: Array, tensor: Any) -> list[NDArray[Any]]:
     if tensor.Type() in _FLOATS:
         return [array.astype(_FLOATS[tensor.Type()])]
     largest = 2 ** (_WIDTHS[tensor.Type()] - 1) - 1
-    channels, axis = tensor.Quantization().ScaleLength(), tensor.Quantization().QuantizedDimension()
+    channels, axis = _scales(tensor), tensor.Quantization().QuantizedDimension()
     others = tuple(each for each in range(array.ndim) if channels == 1 or each != axis)
     scale = np.maximum(np.abs(array).max(axis=others, keepdims=True), np.float32(1e-9)) / np.float32(largest)
     numbers = np.clip(np.rint(array / scale), -largest, largest).astype(np.int8)
@@ -135,6 +140,10 @@ def _narrow(array: Array, tensor: Any) -> list[NDArray[Any]]:
         pairs = np.pad(numbers.reshape(-1), (0, numbers.size % 2)).reshape(-1, 2)
         numbers = (pairs[:, 0] & 15) | (pairs[:, 1] << 4)
     return [numbers, scale.reshape(-1)]
+
+
+def _scales(tensor: Any) -> int:
+    return tensor.Quantization().ScaleLength() if tensor.Quantization() else 0
 
 
 def _known(old: Sequence[Array], new: Sequence[Array], signature: Signature) -> dict[bytes, Array]:

@@ -263,7 +263,7 @@ class _Adam(keras.optimizers.Adam):  # type: ignore[misc]
     """Keras's Adam with an update of one operation in place of some fifteen, for the graph is made for each model."""
 
     def update_step(self, gradient: Any, variable: Any) -> None:
-        """The same update."""
+        """The same update, but for rounding."""
         if isinstance(gradient, tf.IndexedSlices):  # of an embedding
             super().update_step(gradient, variable)
             return

@@ -46,8 +46,8 @@ class RecurrentCell(Cell):
         return self.project(weights, x)
 
     def held(self, weights: Arrays) -> Arrays:
-        """What a step takes in place of the weights, all that is the same at each step worked out once; the weights
-        themselves, unless the cell says otherwise.
+        """What a step takes in place of the weights, all that is the same at each step worked out once: arrays and
+        numbers (tensors while training), in a row. The weights themselves, unless the cell says otherwise.
         """
         return weights
 

@@ -70,7 +70,7 @@ class Joined(RecurrentCell):
 
     Nothing is projected ahead, and so no long buffer of gates is written and read again: faster where the input is
     narrow beside the state. Weights [W; R] under the place of R, and b. For LSTM and SimpleRNN, whose input and state
-    meet in a sum.
+    meet in a sum, and which hold nothing else for their steps.
     """
 
     inner: RecurrentCell
