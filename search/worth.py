@@ -36,7 +36,7 @@ class Trainings:
     def stop(self, group: str, question: Mapping[str, Any], outcomes: Mapping[int, Outcome]) -> str:
         """Why a training ends at a rung, "" where it goes on; those that are over count by their `outcomes`."""
         with self._one:
-            return self._stop(group, question, list(outcomes.items()))
+            return self._stop(group, question, _pairs(outcomes))
 
     def _stop(self, group: str, question: Mapping[str, Any], outcomes: Sequence[tuple[int, Outcome]]) -> str:
         rung, forms = question["rung"], question["forms"]
@@ -59,7 +59,7 @@ class Trainings:
         come to the error that it is given with. `outcomes` are those so far, in the order in which they were told.
         """
         with self._one:
-            told = list(outcomes.items())
+            told = _pairs(outcomes)
             for number, outcome in told[self._seen :]:
                 for costs in _all_known([_at_end(outcome, 1)] if outcome.state == "complete" else (), self._objectives):
                     self._best = extended(self._best, number, costs)
@@ -72,6 +72,13 @@ class Trainings:
         """A training has come to its end: its outcomes tell of it from now on."""
         with self._one:
             self._passed.pop(group, None)
+
+
+def _pairs(outcomes: Mapping[int, Outcome]) -> list[tuple[int, Outcome]]:
+    """Those so far. Of a copy, for to make pairs may start a collection of garbage, in which another thread adds to
+    them.
+    """
+    return list(dict(outcomes).items())
 
 
 def at_rung(outcome: Outcome, rung: int) -> Costs:

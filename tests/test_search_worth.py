@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,24 @@ def test_a_model_at_nearly_the_rate_of_another_is_known_unless_it_was_asked_for(
     assert tried[0].alike == tried[1].alike
     assert len({genotype.alike for genotype in tried}) == len(tried) - 1
     assert 12 < len(tried) <= 25  # a factor of 3 has 22 and a half twentieths
+
+
+def test_outcomes_may_be_added_while_garbage_is_collected(tmp_path: Path) -> None:
+    """What Python runs then, finalizers or a callback, lets another thread in, as one that tells an outcome."""
+    one = finished(tmp_path, 0.1, 1.0, 10.0)
+    told = dict.fromkeys(range(100), one)
+    trainings = Trainings(NAMES)
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        told[len(told)] = one
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(1)
+    try:
+        assert trainings.beaten([finished(tmp_path, 0.2, 9.0, 90.0)], told) == [True]
+        assert trainings.stop("g", {"rung": 0, "epoch": 1, "of": 9, "forms": [costs(0.1, 1.0, 10.0)]}, told) == ""
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collected)
+    assert len(told) > 100
