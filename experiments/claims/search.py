@@ -16,7 +16,8 @@ syne-tune`.
 What is scored: every candidate that a system finished within its minutes, start-up included, by validation error of the
 deployed bytes, latency and size, which all systems are given as their objectives. No system trains a baseline, for the
 rivals have none. Latencies are not the system's own: all that was ever on its front is measured again with brisk's
-meter, a graph once, interleaved, in units of the frozen reference model, so that hours and systems compare. The
+meter, a graph once, interleaved, in units of the frozen reference model, so that hours and systems compare; a graph
+that several parts of a task met on one kind of processor has the median of what they measured (`agreed`). The
 hypervolume is that of (error, log latency, log size) as a share of a box, from a reference point down to no error and a
 share of its latency and size. There are two (`BOXES`), and what is promised is kept where it is kept in both: "wide"
 holds all that is better than a constant predictor, "near" what could take the baseline's place. What was measured is
@@ -43,6 +44,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -105,7 +107,7 @@ def main() -> int:
     parser.add_argument("--systems", default=",".join(("brisk", *RIVALS)))
     asked = parser.parse_args()
     if asked.what == "report":
-        return report(kept())
+        return report(agreed(kept()))
     if len(asked.which) != {"run": 3, "all": 0}.get(asked.what, 2):
         parser.error(f"{asked.what} takes {'SYSTEM TASK SEED' if asked.what == 'run' else 'TASK SEED'}")
     if asked.what == "all":
@@ -143,7 +145,8 @@ def done(part: str, seconds: float) -> bool:
     each = (f"{json.dumps(name)}: {json.dumps(one)}" for name, one in (kept() | {part: run}).items())
     written.write_text("{\n" + ",\n".join(each) + "\n}\n", encoding="utf-8")
     written.replace(KEPT)
-    volumes = ", ".join(f"{final(run, task, box):.4f} ({box})" for box in BOXES)
+    alone = agreed({part: run})[part]
+    volumes = ", ".join(f"{final(alone, task, box):.4f} ({box})" for box in BOXES)
     print(f"  {run['outcomes']} candidates, {run['failed']} failed, hypervolume {volumes}", flush=True)
     return True
 
@@ -344,21 +347,47 @@ def graph_of(genotype: Genotype) -> str:
 # Scoring -------------------------------------------------------------------------------------------------------------
 
 
-def again(points: Sequence[Point]) -> list[list[float]]:
-    """(seconds, error, ms, KiB) of what was ever on the system's own front, as measured again, and is on this one."""
+def again(points: Sequence[Point]) -> list[list[Any]]:
+    """(seconds, error, ms, KiB, graph) of what was ever on the system's own front, as measured again."""
     chosen: list[Point] = []
     for point in points:
         if not any(dominates(own(other), own(point)) for other in chosen):
             chosen.append(point)
     graphs = {point["graph"]: point["path"] for point in chosen}
     latencies = dict(zip(graphs, measured(list(graphs.values())), strict=True))
-    found: list[list[float]] = []
+    found: list[list[Any]] = []
     for point in chosen:
         if (latency_ms := latencies[point["graph"]]) is not None:
-            figures = [point["error"], latency_ms, point["size_kib"]]
-            if not any(dominates(other[1:], figures) for other in found):
-                found.append([round(point["t"], 2), *(float(f"{figure:.6g}") for figure in figures)])
+            figures = (float(f"{figure:.6g}") for figure in (point["error"], latency_ms, point["size_kib"]))
+            found.append([round(point["t"], 2), *figures, point["graph"][:12]])
     return found
+
+
+def agreed(found: dict[str, Run]) -> dict[str, Run]:
+    """The parts with (seconds, error, ms, KiB) as points, the ms of a graph the median of those of all parts of its
+    task and processor: a loop of tiny operations has several speeds, of which a sitting meets one. Older parts do not
+    know their graphs, and keep theirs.
+    """
+    measured: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+
+    def place(part: str, run: Run, graph: str) -> tuple[str, ...]:
+        return part.split()[1], run["conditions"]["processor"], graph
+
+    for part, run in found.items():
+        for _, _, latency_ms, _, *graph in run["points"]:
+            for one in graph:
+                measured[place(part, run, one)][part] = latency_ms
+    medians = {where: statistics.median(each.values()) for where, each in measured.items()}
+    return {
+        part: run
+        | {
+            "points": [
+                [at, error, medians[place(part, run, graph[0])] if graph else latency_ms, size_kib]
+                for at, error, latency_ms, size_kib, *graph in run["points"]
+            ]
+        }
+        for part, run in found.items()
+    }
 
 
 def curve(run: Run, task: str, box: str) -> list[tuple[float, float]]:
