@@ -7,11 +7,11 @@
     python -m experiments.claims.search report
 
 SYSTEM is "brisk", one of `experiments.claims.rivals`, "brisk:halving" and so on for brisk without one of its economies
-(`OFF`), or "brisk:two" and "brisk:one" for two workers, and one on one core, that are given the same candidates in the
-same order (`ALIKE`), for what a search tries, and how long that takes, depends on what it has found. TASK is "digits"
-(pixels) or "adding". Every part is kept in `search.json` with what it was run on; parts of several durations do not
-compare, and the report says so, and where those of a seed are of several machines or commits. MOASHA needs `pip install
-syne-tune`.
+(`OFF`) and "brisk:whole" for what those are held against, or "brisk:two" and "brisk:one" for two workers, and one on
+one core, that are given the same candidates in the same order (`ALIKE`), for what a search tries, and how long that
+takes, depends on what it has found. TASK is "digits" (pixels) or "adding". Every part is kept in `search.json` with
+what it was run on; parts of several durations do not compare, and the report says so, and where those of a seed are of
+several machines or commits. MOASHA needs `pip install syne-tune`.
 
 What is scored: every candidate that a system finished within its minutes, start-up included, by validation error of the
 deployed bytes, latency and size, which all systems are given as their objectives. No system trains a baseline, for the
@@ -114,10 +114,10 @@ def main() -> int:
         seeds, systems = asked.seeds.split(","), asked.systems.split(",")
         parts = [f"{system} {task} {seed}" for seed in seeds for task in TASKS for system in systems]
     else:
-        ablated = ["brisk", *(f"brisk:{one}" for one in OFF)]
+        ablated = ["brisk:whole", *(f"brisk:{one}" for one in OFF)]
         systems = {"run": asked.which[:1], "ablation": ablated, "workers": ["brisk:two", "brisk:one"]}[asked.what]
         parts = [" ".join((system, *asked.which[-2:])) for system in systems]
-    known = ("brisk", "brisk:two", "brisk:one", *(f"brisk:{one}" for one in OFF), *RIVALS)
+    known = ("brisk", *(f"brisk:{one}" for one in ("two", "one", "whole", *OFF)), *RIVALS)
     for system, task, _ in map(str.split, parts):
         if system not in known or task not in TASKS:
             parser.error(f"{system} on {task}: systems are {', '.join(known)}; tasks are {', '.join(TASKS)}")
@@ -551,16 +551,16 @@ def faster(two: Run, one: Run) -> float:
 
 def ablation(found: dict[str, Run], task: str) -> list[str]:
     """The rows of brisk without each economy; nothing is promised of them but to be there."""
-    every = {one: of_one_code(found, f"brisk:{one}", task) for one in OFF}
+    every = {one: of_one_code(found, f"brisk:{one}", task, beside="brisk:whole") for one in OFF}
     for seed in sorted(set().union(*every.values())):
-        for one, runs in {"nothing": runs_of(found, "brisk", task), **every}.items():
+        for one, runs in {"nothing": runs_of(found, "brisk:whole", task), **every}.items():
             if run := runs.get(seed):
                 volumes = " | ".join(f"{final(run, task, box):.4f}" for box in BOXES)
                 print(f"| {task} | {seed} | {one} | {run['models']} | {run['told']} | {volumes} |")
     missed = [
-        f"without {one}: not measured by brisk's own code"
+        f"without {one}: not measured beside brisk of the same code"
         for one in every
-        if not any(of_one_code(found, f"brisk:{one}", each) for each in TASKS)
+        if not any(of_one_code(found, f"brisk:{one}", each, beside="brisk:whole") for each in TASKS)
     ]
     for seed, run in sorted(every["halving"].items()):
         told = run["halved"]
@@ -582,7 +582,7 @@ def ablation(found: dict[str, Run], task: str) -> list[str]:
     return missed
 
 
-def of_one_code(found: dict[str, Run], system: str, task: str, beside: str = "brisk") -> dict[int, Run]:
+def of_one_code(found: dict[str, Run], system: str, task: str, beside: str) -> dict[int, Run]:
     """The runs of brisk in another way, by seed, those that were made by the commit that those `beside` were: another
     one's would be held against what it did not do.
     """
