@@ -131,14 +131,16 @@ class Tabled(GRU):
         return super().project(weights, x) * self.table[0, 0]
 
 
-def test_a_tensor_of_a_cell_is_stored_in_the_file(monkeypatch, tmp_path):
-    architecture, deployment = Architecture("gru", 4), Deployment("loop")
+@pytest.mark.parametrize("bits", ["32", "8"])
+def test_a_tensor_of_a_cell_is_stored_in_the_file(bits, monkeypatch, tmp_path):
+    architecture, deployment = Architecture("gru", 4), Deployment("loop", bits=bits)
     weights = weights_of(build(architecture, FLOATS, 0))
     plain = lower(architecture, FLOATS, weights, deployment)
     monkeypatch.setattr("spaces.build.find_cell", lambda name: Tabled())
     x = sequences(FLOATS)
     for name, content in {"plain": plain, "tabled": lower(architecture, FLOATS, weights, deployment)}.items():
         (tmp_path / name).write_bytes(content)
+        assert set(realised_bits(content).values()) == {32}  # brisk narrows it afterwards
     np.testing.assert_allclose(predict(tmp_path / "tabled", x), predict(tmp_path / "plain", x), atol=1e-6)
 
 

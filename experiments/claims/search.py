@@ -11,7 +11,8 @@ SYSTEM is "brisk", one of `experiments.claims.rivals`, "brisk:halving" and so on
 one core, that are given the same candidates in the same order (`ALIKE`), for what a search tries, and how long that
 takes, depends on what it has found. TASK is "digits" (pixels) or "adding". Every part is kept in `search.json` with
 what it was run on; parts of several durations do not compare, and the report says so, and where those of a seed are of
-several machines or commits. MOASHA needs `pip install syne-tune`.
+several machines or commits; it holds an economy and a second worker against parts of the same commit alone, and one
+that is kept is done anew by `run`. MOASHA needs `pip install syne-tune`.
 
 What is scored: every candidate that a system finished within its minutes, start-up included, by validation error of the
 deployed bytes, latency and size, which all systems are given as their objectives. No system trains a baseline, for the
@@ -366,7 +367,8 @@ def again(points: Sequence[Point]) -> list[list[Any]]:
 def agreed(found: dict[str, Run]) -> dict[str, Run]:
     """The parts with (seconds, error, ms, KiB) as points, the ms of a graph the median of those of all parts of its
     task and processor: a loop of tiny operations has several speeds, of which a sitting meets one. Older parts do not
-    know their graphs, and keep theirs.
+    know their graphs, and keep theirs. What changes how a graph is lowered makes another of it: parts of both do not
+    belong in one file.
     """
     measured: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
 

@@ -58,7 +58,8 @@ def lower(
             return finished(_converted(function))
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
         converter.experimental_lower_to_saved_model = False  # by way of it the same graph comes, only later
-    _narrow(converter, deployment, representative)
+    if deployment.lowering == "keras" or deployment.bits in STATIC_BITS:
+        _narrow(converter, deployment, representative)
     converter.exclude_conversion_metadata = True  # which takes another reading and writing of the file
     with _silence():
         return finished(bytes(converter.convert()))

@@ -9,6 +9,7 @@ narrow file is made of the float one in the same way (`narrowed`): it is the one
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any
@@ -27,6 +28,9 @@ from spaces.genotype import Architecture, Deployment
 from spaces.signature import PADDING, Signature
 
 Array = NDArray[np.float32]
+
+_Name = tuple[int, bytes, int]
+"""The subgraph of a tensor, its name, and how many of that name come before it."""
 
 JITTER = 1e-3
 OWN = (0.0, 1.0)  # numbers that the converter brings along itself
@@ -109,16 +113,15 @@ def narrowed(known: bytes, of: bytes, content: bytes) -> bytes | None:
     places = {name: (tensor, stored) for name, tensor, stored in _tensors_of(written, _WIDTHS)}
     if not was.keys() == becomes.keys() == places.keys():
         return None
-    filled: dict[int, Array] = {}  # by buffer, which several tensors may share, each with scales of its own
+    filled = set[int]()  # buffers, which several tensors may share, each with scales of its own
     for name, (tensor, stored) in places.items():
         if was[name].shape != becomes[name].shape or not (tensor.Type() in _FLOATS or _scales(tensor)):
             return None
-        shared = filled.setdefault(tensor.Buffer(), becomes[name])
-        if not np.array_equal(shared, becomes[name]):
-            return None
         parts = [stored] if tensor.Type() in _FLOATS else [stored, tensor.Quantization().ScaleAsNumpy()]
         old, new = _narrow(was[name], tensor), _narrow(becomes[name], tensor)
-        for part, before, after in list(zip(parts, old, new, strict=True))[shared is not becomes[name] :]:
+        there = [new[0] if tensor.Buffer() in filled else old[0], *old[1:]]
+        filled.add(tensor.Buffer())
+        for part, before, after in zip(parts, there, new, strict=True):
             if part.tobytes() != before.tobytes():
                 return None
             part.reshape(-1).view(np.uint8)[...] = after.reshape(-1).view(np.uint8)
@@ -199,24 +202,25 @@ def _stored(content: bytearray) -> list[Array]:
     return list(tensors.values())
 
 
-def _floats(content: bytes) -> dict[tuple[int, bytes], Array]:
-    """The same by subgraph and name."""
+def _floats(content: bytes) -> dict[_Name, Array]:
+    """The same by name."""
     return {name: array for name, _, array in _tensors_of(content, (schema.TensorType.FLOAT32,))}
 
 
-def _tensors_of(content: bytes | bytearray, types: Container[int]) -> Iterator[tuple[tuple[int, bytes], Any, Any]]:
-    """Subgraph and name, tensor, and data of each constant of these types in a .tflite: floats in their shape, a number
-    as [1], others as bytes.
+def _tensors_of(content: bytes | bytearray, types: Container[int]) -> Iterator[tuple[_Name, Any, Any]]:
+    """Name, tensor, and data of each constant of these types in a .tflite: floats in their shape, a number as [1],
+    others as bytes.
     """
     model = schema.Model.GetRootAs(content, 0)
     for at in range(model.SubgraphsLength()):
-        part = model.Subgraphs(at)
+        part, called = model.Subgraphs(at), Counter[bytes]()
         for tensor in (part.Tensors(place) for place in range(part.TensorsLength())):
             if tensor.Type() in types and model.Buffers(tensor.Buffer()).DataLength():
                 data = model.Buffers(tensor.Buffer()).DataAsNumpy()
                 if tensor.Type() == schema.TensorType.FLOAT32:
                     data = data.view(np.float32).reshape(tensor.ShapeAsNumpy() if tensor.ShapeLength() else 1)
-                yield (at, tensor.Name()), tensor, data
+                yield (at, tensor.Name(), called[tensor.Name()]), tensor, data
+                called[tensor.Name()] += 1
 
 
 def _tensors(nodes: Any, inner: Mapping[str, Any]) -> Iterator[Any]:
