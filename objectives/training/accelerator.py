@@ -13,8 +13,8 @@ from spaces.backend import tf
 from spaces.errors import SpecError
 
 BREAK_EVEN_STEPS = 5_000
-"""The training steps from which XLA pays on a CPU: compiling takes 2-3 s, and a step of a scanned cell is then 1.1-2.0
-times faster, so that it pays from 1,000 steps on two cores and from 4,500 to 9,000 on one
+"""The training steps from which XLA pays on a CPU: compiling takes 2-4 s, and a step of a scanned cell is then 1.3-1.9
+times faster, so that it pays from 600 to 1,000 steps on two cores and from 3,400 on one, or more on slower machines
 (`experiments/claims/training.py`)."""
 
 SLOW = ("While", "StatelessWhile")

@@ -16,7 +16,7 @@ from spaces.scan import State, Tensor, loop, unroll
 
 WRITTEN_OUT = 16
 """The most steps that are trained one by one in the graph, in place of a loop over time. A step of a loop costs a CPU
-1.6 to 2.1 times as much (`experiments/claims/training.py`); more of them written out cost a search more than they save,
+1.6 to 2.2 times as much (`experiments/claims/training.py`); more of them written out cost a search more than they save,
 for the graph is made anew for each model."""
 
 
