@@ -7,8 +7,9 @@ import textwrap
 import numpy as np
 import pytest
 
-from objectives.deployment.interpreter import Interpreter, predict, read_graph
-from objectives.deployment.lower import exporter_name, finished, lower, traced
+from experiments.claims.lowering import by_stock, told
+from objectives.deployment.interpreter import Interpreter, predict
+from objectives.deployment.lower import exporter_name, lower
 from objectives.deployment.quantize import realised_bits
 from objectives.deployment.twin import twin
 from spaces.backend import tf
@@ -94,32 +95,10 @@ def test_the_stock_converter_narrows_by_itself_and_says_nothing_and_leaves_nothi
 def test_a_graph_without_variables_becomes_the_file_that_the_stock_converter_makes(architecture, signature, deployment):
     """But for the places that equal constants, which are stored once, have in it."""
     weights = weights_of(build(architecture, signature, 0))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [traced(architecture, signature, weights, deployment)], tf.Module()
-    )
-    converter.experimental_lower_to_saved_model, converter.exclude_conversion_metadata = False, True
-    stock, mine = finished(converter.convert()), lower(architecture, signature, weights, deployment)
-
-    def described(content):
-        graph = read_graph(content)
-        codes = [code.builtinCode for code in graph.operatorCodes]
-        return [
-            (
-                [(codes[op.opcodeIndex], list(op.inputs), list(op.outputs)) for op in part.operators],
-                [
-                    (one.name, one.type, list(one.shape if one.shape is not None else []), data_of(graph, one))
-                    for one in part.tensors
-                ],
-            )
-            for part in graph.subgraphs
-        ]
-
-    def data_of(graph, tensor):
-        data = graph.buffers[tensor.buffer].data
-        return b"" if data is None else bytes(data)
-
+    stock = by_stock(architecture, signature, weights, deployment)
+    mine = lower(architecture, signature, weights, deployment)
     assert len(mine) == len(stock)
-    assert described(mine) == described(stock)
+    assert told(mine) == told(stock)
 
 
 class Tabled(GRU):

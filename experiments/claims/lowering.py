@@ -26,7 +26,7 @@ from objectives.deployment.lower import finished, lower, traced
 from objectives.deployment.pour import distinct, narrowed, plain, poured
 from objectives.deployment.quantize import quantize
 from spaces.backend import tf
-from spaces.build import build, cell_of, weights_of
+from spaces.build import Weights, build, cell_of, weights_of
 from spaces.catalog import STATIC_BITS
 from spaces.genotype import Architecture, Deployment
 from spaces.signature import Signature
@@ -67,7 +67,7 @@ def measured(architecture: Architecture, form: Deployment, widths: list[str]) ->
     cell, weights = cell_of(architecture), weights_of(build(architecture, SIGNATURE, 0))
     first, other = distinct(weights), distinct(weights, seed=1)
     known, converted = lower(architecture, SIGNATURE, first, form), partial(lower, architecture, SIGNATURE)
-    stock, mine = in_turns(lambda: by_stock(architecture, first, form), lambda: converted(first, form))
+    stock, mine = in_turns(lambda: by_stock(architecture, SIGNATURE, first, form), lambda: converted(first, form))
     anew, filled = in_turns(
         lambda: converted(other, form),
         lambda: poured(known, SIGNATURE, plain(first, cell), plain(other, cell)),
@@ -99,9 +99,9 @@ def in_turns(*ways: Callable[[], bytes | None]) -> list[tuple[float, bytes]]:
     return [(statistics.median(each), content) for each, content in zip(seconds, made, strict=True)]
 
 
-def by_stock(architecture: Architecture, weights: Any, form: Deployment) -> bytes:
+def by_stock(architecture: Architecture, signature: Signature, weights: Weights, form: Deployment) -> bytes:
     """The same graph by TFLiteConverter, by the shortest way that it has."""
-    function = traced(architecture, SIGNATURE, weights, form)
+    function = traced(architecture, signature, weights, form)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     converter.experimental_lower_to_saved_model, converter.exclude_conversion_metadata = False, True
     return finished(converter.convert())
@@ -114,7 +114,10 @@ def told(content: bytes) -> list[Any]:
     return [
         (
             [(op.opcodeIndex, list(op.inputs), list(op.outputs)) for op in part.operators],
-            [(one.name, one.type, data[one.buffer]) for one in part.tensors],
+            [
+                (one.name, one.type, [] if one.shape is None else list(one.shape), data[one.buffer])
+                for one in part.tensors
+            ],
         )
         for part in graph.subgraphs
     ]

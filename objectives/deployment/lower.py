@@ -160,6 +160,7 @@ def finished(model: bytes) -> bytes:
 
 
 def _store_once(graph: Any) -> None:
+    """Have tensors with equal constants share one buffer, and empty the others."""
     constants = [one for part in graph.subgraphs for one in part.tensors if not one.isVariable]
     contents = {one.buffer: graph.buffers[one.buffer].data for one in constants}
     first: dict[bytes, int] = {}

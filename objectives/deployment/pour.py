@@ -63,6 +63,7 @@ def plain(weights: Weights, cell: Cell) -> list[Array]:
 
 
 def _parts(array: Array) -> Iterator[Array]:
+    """What is left and right of each border between gates, the last axis being one of 2, 3 or 4 of them."""
     size = array.shape[-1] if array.ndim else 0
     for cut in sorted({size * gate // gates for gates in GATES if not size % gates for gate in range(1, gates)}):
         yield array[..., :cut]
@@ -129,8 +130,8 @@ def narrowed(known: bytes, of: bytes, content: bytes) -> bytes | None:
 
 
 def _narrow(array: Array, tensor: Any) -> list[NDArray[Any]]:
-    """An array in the width of a tensor, and the scales of its channels where that is an integer's: symmetric, the
-    largest of a channel as the largest number.
+    """An array in the width of a tensor, and the scales [channels] where that is an integer's: symmetric, the largest
+    of a channel as the largest number, as ai-edge-quantizer has it.
     """
     if tensor.Type() in _FLOATS:
         return [array.astype(_FLOATS[tensor.Type()])]
