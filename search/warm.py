@@ -6,6 +6,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from spaces.signature import Signature
 from spaces.space import Space
 
 KNOWN = "known"
-"""The name of the table that brisk brings along: one plain model of each cell of the space."""
+"""The name of the table that brisk brings along: a plain and the smallest model of each cell of the space."""
 
-MOST = 8  # cells of which it has one, so that a search of few outcomes still searches
+MOST = 8  # cells of which it has them, so that a search of few outcomes still searches
 
 
 def points(names: Sequence[str], home: Path, root: str, space: Space, signature: Signature) -> Iterator[Genotype]:
@@ -41,11 +42,14 @@ def points(names: Sequence[str], home: Path, root: str, space: Space, signature:
 
 
 def known(space: Space, signature: Signature) -> Iterator[Genotype]:
-    """A model of each cell: of a third of the units, one layer, frames stacked as far as accuracy usually bears, served
-    in the form that usually is the fastest. A hypermodel's values are the user's own, so nothing is known of them.
+    """A plain model of each cell, of a third of the units, one layer, frames stacked as far as accuracy usually bears,
+    served in the form that usually is the fastest; then the smallest of each, of the fewest units and steps: how fast
+    the space can be is foretold from there, and it takes the least training. A hypermodel's values are the user's own,
+    so nothing is known of them.
     """
     if space.own is None:
-        yield from (space.sample(_Usual(cell), signature) for cell in space.cell[:MOST])
+        for smallest, cell in product((False, True), space.cell[:MOST]):
+            yield space.sample(_Usual(cell, smallest), signature)
 
 
 def table(path: Path) -> list[Genotype]:
@@ -61,23 +65,24 @@ def table(path: Path) -> list[Genotype]:
 
 @dataclass(frozen=True)
 class _Usual:
-    """A trial that answers with what usually is good, of one cell."""
+    """A trial that answers with what usually is good, of one cell; or with what is smallest."""
 
     cell: str
+    smallest: bool
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         key = name.partition(".")[0]
         if key == "cell":
             return self.cell
         if key == "frame_stack":
-            return max([choice for choice in choices if choice <= 8], default=min(choices))
+            return max([choice for choice in choices if self.smallest or choice <= 8], default=min(choices))
         if key == "steps":
             return max(choices)
         wanted = {"bits": ("8", "32"), "lowering": ("scan", "loop")}.get(key, ())
         return next((value for value in wanted if value in choices), choices[0])
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return low + (high - low) // 3 // step * step
+        return low if self.smallest else low + (high - low) // 3 // step * step
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         return math.sqrt(low * high) if log else low
