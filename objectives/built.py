@@ -12,9 +12,10 @@ from objectives.data import Dataset, Split
 from objectives.foreign import Foreign, check_input, check_output, padding_of
 from objectives.model_file import ModelFile, fed
 from objectives.sources import PARTS, importable
+from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
 from objectives.training.own import Trainee, compile_plainly, compiled, fit, meet, reseed
-from objectives.training.rungs import GoesOn, never_stopped
+from objectives.training.rungs import GoesOn, Stopped, epochs_of, never_stopped
 from spaces.backend import keras
 from spaces.errors import CandidateError, InputError, ModelError
 from spaces.genotype import Genotype
@@ -55,8 +56,9 @@ class Built(Foreign):
             self._make()
 
     def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
-        """Take trained weights, from the cache if it has them; the user's `fit` has no rungs to ask at."""
-        del goes_on
+        """Take trained weights, from the cache if it has them. `goes_on` is asked at each rung; what was stopped begins
+        anew if it is asked for again, for nobody can put a `fit` of the user's back to where it was. Raises Stopped.
+        """
         spec, strategy = self._bench.training, strategy_of(self._bench.training.accelerator)
         with strategy.scope():
             hp, trainee = self._make()
@@ -66,8 +68,19 @@ class Built(Foreign):
         if trainee.plain:
             with strategy.scope():
                 compile_plainly(trainee, data, self._genotype.training, spec)
-        history = fit(self._hyper.fit, hp, trainee, data, spec, seed=self._bench.training_seed, emit=emit)
-        self.history = {**history, "notes": _notes(hp, self._genotype)}
+        # To answer in between would change what a layer with a memory of its own learns.
+        stateful = any(getattr(layer, "stateful", False) for layer in self.loaded.layers)
+        rungs, seed = () if stateful else epochs_of(spec.rungs, spec.epochs), self._bench.training_seed
+        task, learned = TASKS[self._data.signature.kind], list[float]()
+
+        def reached(rung: int, epoch: int, left_s: float) -> None:
+            error = task.error(task.score(self._data.validation.y, self.answer(self._data.validation.x)))
+            learned.extend([error] * (rung + 1 - len(learned)))
+            if reason := goes_on(rung, epoch, error, left_s):
+                raise Stopped(reason, learned)
+
+        history = fit(self._hyper.fit, hp, trainee, data, spec, seed=seed, emit=emit, rungs=rungs, reached=reached)
+        self.history = {**history, "learned": learned, "notes": _notes(hp, self._genotype)}
         cache, key = Cache(self._bench.home), self._key(hp)
         weights = {f"{place:04d}": array for place, array in enumerate(trainee.model.get_weights())}
         cache.keep_arrays("built", key, weights)
@@ -99,7 +112,7 @@ class Built(Foreign):
     def _take(self, hp: Any, trainee: Trainee) -> bool:
         cache, key = Cache(self._bench.home), self._key(hp)
         arrays, history = cache.arrays("built", key), cache.record("built", key)
-        if arrays is None or history is None:
+        if arrays is None or history is None or "learned" not in history:  # an older brisk asked at no rungs
             return False
         trainee.model.set_weights(list(arrays.values()))
         self.history = history

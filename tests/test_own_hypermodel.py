@@ -19,10 +19,12 @@ from objectives.built import Built
 from objectives.data import loaded
 from objectives.model_file import code
 from objectives.outcome import Conditions, Outcome
+from objectives.training.own import _Epochs
+from objectives.training.rungs import Stopped
 from search.history import Plan, known_bench, known_space, read
 from search.ledger import genes
 from spaces.errors import InputError
-from spaces.genotype import Deployment
+from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
 from spaces.space import Space
@@ -194,6 +196,112 @@ def test_a_keras_2_model_without_an_optimizer_is_trained_by_brisk(study: Path) -
     late = Built(bench, loaded(bench), replace(point, architecture=replace(point.architecture, values=(("deep", 2),))))
     late.train(events.append)
     assert "units_1 = 3: not searched, for it was met only here" in late.history["notes"]
+
+
+def test_its_training_is_asked_at_the_rungs_and_comes_to_the_same(study: Path, tmp_path: Path) -> None:
+    asked: list[tuple[int, int, float]] = []
+
+    def built(home: str, rungs: tuple[float, ...] = (0.2, 0.5)) -> Built:
+        bench = replace(bench_of(study, "Tuned", "signs.npz"), home=str(tmp_path / home))
+        values = (("cell", "gru"), ("units", 4), ("learning_rate", 0.02), ("batch_size", 16))
+        bench = replace(bench, training=TrainingSpec(epochs=6, rungs=rungs))
+        architecture = Architecture("hypermodel:own_tuned:Tuned", units=0, values=values)
+        return Built(bench, loaded(bench), Genotype(architecture, Training(0.0), Deployment()))
+
+    def goes_on(rung: int, epoch: int, error: float, left_s: float) -> str:
+        asked.append((rung, epoch, error))
+        return ""
+
+    whole, never, stopped = built("whole"), built("never", ()), built("stopped")
+    whole.train(lambda event: None, goes_on)
+    never.train(lambda event: None, goes_on)
+    assert [(rung, epoch) for rung, epoch, _ in asked] == [(0, 1), (1, 3)]
+    assert whole.history["learned"] == [error for _, _, error in asked]
+    assert never.history["learned"] == []
+    for mine, theirs in zip(whole.loaded.model.get_weights(), never.loaded.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(Stopped, match="enough") as why:
+        stopped.train(lambda event: None, lambda rung, *_: "enough" if rung else "")
+    assert why.value.learned == tuple(whole.history["learned"])
+    assert not stopped.recall()
+
+
+def test_a_group_is_stopped_at_a_rung(study: Path) -> None:
+    """Regression, by Keras 2, in raw units."""
+    bench = bench_of(study, "plain", "sums.npz", "regression")
+    bench = replace(bench, training=TrainingSpec(epochs=50, rungs=(0.02,)))
+    prepared = judge.prepare(to_json(bench))
+    point = Genotype(
+        Architecture("hypermodel:own_tuned:plain", units=0, values=(("deep", 1), ("units_0", 3))),
+        Training(1e-3),
+        Deployment(),
+    )
+    plan = Plan(bench, Space(hypermodel="own_tuned:plain", lowering=("loop",)), ("quality", "latency"))
+    bench, events = known_bench(plan, prepared), list[dict[str, Any]]()
+    judge.evaluate(to_json(bench), [to_json(point)], events.append, lambda question: "behind others")
+    (outcome,) = (from_json(Outcome, event["outcome"]) for event in events if event["event"] == "outcome")
+    assert (outcome.state, outcome.reason) == ("stopped", "behind others")
+    assert outcome.measurement
+    assert outcome.learned[0] == pytest.approx(prepared["trivial_error"], rel=0.5)
+
+
+class Watch:
+    """A callback of a training of `epochs` epochs."""
+
+    def __init__(self, model: Any, epochs: int = 10) -> None:
+        self.model, self.params = model, {"epochs": epochs}
+
+
+class Model:
+    """What a training sees of a model: one weight."""
+
+    stop_training = False
+    weight = 0.0
+
+    def get_weights(self) -> list[Any]:
+        return [self.weight]
+
+    def set_weights(self, weights: list[Any]) -> None:
+        (self.weight,) = weights
+
+
+def test_a_rung_sees_the_best_epoch_and_the_training_goes_on_from_its_own() -> None:
+    model, seen = Model(), list[tuple[Any, ...]]()
+
+    def reached(rung: int, epoch: int, left_s: float) -> None:
+        assert 0 <= left_s < 60
+        seen.append((rung, epoch, model.weight))
+
+    epochs = _Epochs(model, TrainingSpec(epochs=20, patience=3), lambda event: None, 8, (2, 4, 5), reached)
+    for epoch, loss in {1: 1.0, 2: 0.5, 4: 0.9, 5: 0.8}.items():  # the third is not told of
+        model.weight = float(epoch)
+        epochs.hear(epoch, {"val_loss": loss}, Watch(Model()))  # a teacher's
+        epochs.hear(epoch, {"val_loss": loss}, Watch(model))
+        assert model.weight == epoch
+    assert seen == [(0, 2, 2.0), (1, 4, 2.0)]  # the fifth ends the training anyway
+    assert model.stop_training
+    epochs.end()
+    assert model.weight == 2.0
+
+
+def test_nobody_is_asked_about_a_last_epoch() -> None:
+    model, seen = Model(), list[int]()
+    epochs = _Epochs(model, TrainingSpec(epochs=20), lambda event: None, 8, (4,), lambda rung, *_: seen.append(rung))
+    epochs.hear(4, {"val_loss": 1.0}, Watch(model, epochs=4))
+    assert seen == []
+
+
+def test_a_fit_that_swallows_what_ends_it_ends_nevertheless() -> None:
+    def reached(rung: int, *_: Any) -> None:
+        raise Stopped("enough", [0.5])
+
+    model = Model()
+    epochs = _Epochs(model, TrainingSpec(epochs=20), lambda event: None, 8, (1,), reached)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            epochs.hear(1, {"val_loss": 1.0}, Watch(model))
+    with pytest.raises(Stopped):
+        epochs.end()
 
 
 class Highest:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,11 @@ from spaces.signature import Signature
 Array = NDArray[Any]
 Fit = Callable[..., Any]
 """KerasTuner's `fit(hp, model, x, y, validation_data=, epochs=, batch_size=, callbacks=, verbose=)`."""
+
+Reached = Callable[[int, int, float], None]
+"""Told of a rung, counted from 0, with the epoch (from 1) and the most seconds that the rest may take, while the model
+has the weights of its best epoch so far; what it raises ends the training.
+"""
 
 ROWS = 16  # on which a `fit` is called only to learn which hyperparameters it asks for
 ONE_HOT = {
@@ -71,20 +76,31 @@ def compile_plainly(trainee: Trainee, data: Dataset, training: Training, spec: T
 
 
 def fit(
-    run: Fit, hp: Any, trainee: Trainee, data: Dataset, spec: TrainingSpec, *, seed: int, emit: Emit
+    run: Fit,
+    hp: Any,
+    trainee: Trainee,
+    data: Dataset,
+    spec: TrainingSpec,
+    *,
+    seed: int,
+    emit: Emit,
+    rungs: Sequence[int] = (),
+    reached: Reached = lambda rung, epoch, left_s: None,
 ) -> dict[str, Any]:
     """Train the compiled model in place and leave it with the weights of its best epoch; tell how it went.
 
-    `run` is the hypermodel's own `fit`. Raises CandidateError where a loss is no longer a number. Returns epochs_run,
-    train_s, and where `run` tells its callbacks of epochs best_epoch (from 1), with its loss and validation_loss.
+    `run` is the hypermodel's own `fit`; `reached` is called once a rung, an epoch, is come to, as far as `run` tells
+    its callbacks of epochs. Raises CandidateError where a loss is no longer a number, and what `reached` raises,
+    whatever `run` makes of that. Returns epochs_run, train_s, and where `run` tells of epochs best_epoch (from 1), with
+    its loss and validation_loss.
     """
     reseed(seed)
-    started, epochs = time.perf_counter(), _Epochs(trainee.model, spec, emit, len(data.train.x))
-    hearing = {"on_epoch_end": lambda _, epoch, logs=None: epochs.hear(epoch + 1, logs or {})}
+    started, epochs = time.perf_counter(), _Epochs(trainee.model, spec, emit, len(data.train.x), rungs, reached)
+    hearing = {"on_epoch_end": lambda watch, epoch, logs=None: epochs.hear(epoch + 1, logs or {}, watch)}
     watch = type("Watch", (trainee.keras.callbacks.Callback,), hearing)()
     options = {"epochs": spec.epochs, "batch_size": spec.batch_size, "callbacks": [watch], "verbose": 0}
     _called(run, hp, trainee, data, options)
-    epochs.restore()
+    epochs.end()
     return {**epochs.told, "epochs_run": epochs.run, "train_s": time.perf_counter() - started}
 
 
@@ -118,15 +134,40 @@ class _Met(Exception):
 class _Epochs:
     """The weights of the best epoch so far by validation loss, and whether it is time to stop."""
 
-    def __init__(self, model: Any, spec: TrainingSpec, emit: Emit, rows: int) -> None:
+    def __init__(
+        self, model: Any, spec: TrainingSpec, emit: Emit, rows: int, rungs: Sequence[int], reached: Reached
+    ) -> None:
         self._model, self._spec, self._emit, self._rows = model, spec, emit, rows
+        self._rungs, self._reached, self._asked = rungs, reached, 0  # of the rungs
         self._weights: list[Array] = []
         self._lowest, self._since = math.inf, time.perf_counter()
+        self._seconds: list[float] = []
+        self._raised: Exception | None = None
         self.told: dict[str, float] = {}
         self.run = 0
 
-    def hear(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Take note of an epoch (from 1), and tell the model to stop once `patience` of them brought nothing."""
+    def hear(self, epoch: int, logs: dict[str, Any], watch: Any) -> None:
+        """Take note of an epoch (from 1), and tell the model to stop once `patience` of them brought nothing.
+
+        `watch` is the callback that heard it. What is raised is raised again at the next epoch and by `end`, should the
+        user's `fit` go on.
+        """
+        if self._raised:
+            raise self._raised
+        try:
+            self._hear(epoch, logs)
+            self._ask(epoch, watch)
+        except Exception as error:
+            self._raised = error
+            raise
+
+    def end(self) -> None:
+        """Leave the model with the weights of its best epoch."""
+        if self._raised:
+            raise self._raised
+        self._restore()
+
+    def _hear(self, epoch: int, logs: dict[str, Any]) -> None:
         figures = {key: float(value) for key, value in logs.items() if np.ndim(value) == 0}
         for name in ("loss", "val_loss"):
             if not math.isfinite(figures.get(name, 0.0)):
@@ -141,11 +182,25 @@ class _Epochs:
         metrics = [value for key, value in figures.items() if key.startswith("val_") and key != "val_loss"]
         shown = {"metric": metrics[0]} if metrics else {}
         now = time.perf_counter()
-        shown |= {"sequences": self._rows, "seconds": now - self._since}
+        self._seconds.append(now - self._since)
+        shown |= {"sequences": self._rows, "seconds": self._seconds[-1]}
         self._since = now
         self._emit({"event": "epoch", "epoch": epoch, "of": self._spec.epochs, "loss": figures.get("loss"), **shown})
 
-    def restore(self) -> None:
+    def _ask(self, epoch: int, watch: Any) -> None:
+        """Ask at the last of the rungs that this epoch comes to; not where the training ends here, or is of another
+        model that the user's `fit` makes.
+        """
+        due, last = sum(rung <= epoch for rung in self._rungs), (watch.params or {}).get("epochs", self._spec.epochs)
+        if due <= self._asked or watch.model is not self._model or self._model.stop_training or epoch >= last:
+            return
+        self._asked, weights = due, self._model.get_weights()
+        self._restore()
+        self._reached(due - 1, epoch, (last - epoch) * float(np.median(self._seconds[1:] or self._seconds)))
+        self._model.set_weights(weights)
+        self._since = time.perf_counter()
+
+    def _restore(self) -> None:
         if self._weights:
             self._model.set_weights(self._weights)
 

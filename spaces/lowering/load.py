@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
@@ -63,18 +64,21 @@ class Loaded:
         Stateful layers start at zero in every call, and each call takes the batch that they were saved with.
         """
         batch, rows = self.inputs[0].shape[0] or min(_ROWS, len(arrays[0])), len(arrays[0])
-        specs = [tf.TensorSpec([batch, *x.shape[1:]], port.dtype) for x, port in zip(arrays, self.inputs, strict=True)]
-        forward = tf.function(lambda *tensors: self.call(tensors), autograph=False, input_signature=specs)
         found: list[list[NDArray[Any]]] = []
         for at in range(0, rows, batch):
             parts = [x[at : at + batch] for x in arrays]
             count = len(parts[0])
             full = [np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)]) for part in parts]
             self._forget()
-            answer = forward(*(tf.constant(x, spec.dtype) for x, spec in zip(full, specs, strict=True)))
+            answer = self._forward(*(tf.constant(x, port.dtype) for x, port in zip(full, self.inputs, strict=True)))
             found.append([each.numpy()[:count] for each in answer])
         self._forget()
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    @functools.cached_property
+    def _forward(self) -> Any:
+        """The call as a graph, traced once for each shape; it reads the weights of the moment."""
+        return tf.function(lambda *tensors: self.call(tensors), autograph=False)
 
     def _forget(self) -> None:
         for layer in self.layers:
