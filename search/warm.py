@@ -21,7 +21,7 @@ from spaces.signature import Signature
 from spaces.space import Space
 
 KNOWN = "known"
-"""The name of the table that brisk brings along: a plain and the smallest model of each cell of the space."""
+"""The name of the table that brisk brings along: of each cell of the space a plain model and a small one."""
 
 MOST = 8  # cells of which it has them, so that a search of few outcomes still searches
 
@@ -43,13 +43,12 @@ def points(names: Sequence[str], home: Path, root: str, space: Space, signature:
 
 def known(space: Space, signature: Signature) -> Iterator[Genotype]:
     """A plain model of each cell, of a third of the units, one layer, frames stacked as far as accuracy usually bears,
-    served in the form that usually is the fastest; then the smallest of each, of the fewest units and steps: how fast
-    the space can be is foretold from there, and it takes the least training. A hypermodel's values are the user's own,
-    so nothing is known of them.
+    served in the form that usually is the fastest; then one of the fewest units and steps of each, for what is fast is
+    foretold from what is known to be. A hypermodel's values are the user's own, so nothing is known of them.
     """
     if space.own is None:
-        for smallest, cell in product((False, True), space.cell[:MOST]):
-            yield space.sample(_Usual(cell, smallest), signature)
+        for small, cell in product((False, True), space.cell[:MOST]):
+            yield space.sample(_Usual(cell, small), signature)
 
 
 def table(path: Path) -> list[Genotype]:
@@ -65,24 +64,26 @@ def table(path: Path) -> list[Genotype]:
 
 @dataclass(frozen=True)
 class _Usual:
-    """A trial that answers with what usually is good, of one cell; or with what is smallest."""
+    """A trial that answers with what usually is good, of one cell; or with what is `small`."""
 
     cell: str
-    smallest: bool
+    small: bool
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         key = name.partition(".")[0]
         if key == "cell":
             return self.cell
         if key == "frame_stack":
-            return max([choice for choice in choices if self.smallest or choice <= 8], default=min(choices))
+            return max([choice for choice in choices if self.small or choice <= 8], default=min(choices))
         if key == "steps":
             return max(choices)
+        if key == "layers":
+            return min(choices)
         wanted = {"bits": ("8", "32"), "lowering": ("scan", "loop")}.get(key, ())
         return next((value for value in wanted if value in choices), choices[0])
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        return low if self.smallest else low + (high - low) // 3 // step * step
+        return low if self.small else low + (high - low) // 3 // step * step
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         return math.sqrt(low * high) if log else low
