@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
+from rich.text import Text
 
 from experiments.batching import curve_for
 from experiments.card import card_of, held_to, plain_name, readme
@@ -80,15 +80,18 @@ def export_point(
     if as_json:
         print_json({**card, "out": str(out), "registered": registered})
         return
-    write_point(summarise(history), point, console())
-    checked = card["verification"]
-    click.echo(
-        f"Written to {out} and verified in a fresh process on {checked['rows']} held-out rows: largest difference from "
-        f"the trained Keras model {checked['max_difference']:.2g}, score {checked['score']:.4f} against its "
-        f"{checked['keras_score']:.4f}; {card['quality']['metric']} {card['quality']['test']:.4f} on the test part."
+    page, checked = console(), card["verification"]
+    write_point(summarise(history), point, page)
+    page.print(Text(f"Written to {out}"), soft_wrap=True)  # whole, to be copied
+    page.print(
+        Text(
+            f"Verified in a fresh process on {checked['rows']} held-out rows: largest difference from the trained "
+            f"Keras model {checked['max_difference']:.2g}, score {checked['score']:.4f} against its "
+            f"{checked['keras_score']:.4f}; {card['quality']['metric']} {card['quality']['test']:.4f} on the test part."
+        )
     )
-    click.echo(registered)
-    click.echo(f"How to call it: {out / 'README.md'}")
+    page.print(Text(registered))
+    page.print(Text(f"How to call it: {out / 'README.md'}"), soft_wrap=True)
 
 
 def chosen(history: History, rule: str, trial: str | None) -> tuple[int | str, dict[str, Any]]:
