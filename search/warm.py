@@ -23,7 +23,7 @@ from spaces.space import Space
 KNOWN = "known"
 """The name of the table that brisk brings along: of each cell of the space a plain model and a small one."""
 
-MOST = 8  # cells of which it has them, so that a search of few outcomes still searches
+MOST = 8  # cells of which it has them: all are tried before anything is searched
 
 
 def points(names: Sequence[str], home: Path, root: str, space: Space, signature: Signature) -> Iterator[Genotype]:
@@ -64,7 +64,7 @@ def table(path: Path) -> list[Genotype]:
 
 @dataclass(frozen=True)
 class _Usual:
-    """A trial that answers with what usually is good, of one cell; or with what is `small`."""
+    """A trial that answers with what usually is good, of one cell; `small`: with the fewest units and steps."""
 
     cell: str
     small: bool
