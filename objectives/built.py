@@ -15,7 +15,7 @@ from objectives.sources import PARTS, importable
 from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
 from objectives.training.own import Trainee, compile_plainly, compiled, fit, meet, reseed
-from objectives.training.rungs import GoesOn, Stopped, epochs_of, never_stopped
+from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
 from spaces.backend import keras
 from spaces.errors import CandidateError, InputError, ModelError
 from spaces.genotype import Genotype
@@ -56,8 +56,9 @@ class Built(Foreign):
             self._make()
 
     def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
-        """Take trained weights, from the cache if it has them. `goes_on` is asked at each rung; what was stopped begins
-        anew if it is asked for again, for nobody can put a `fit` of the user's back to where it was. Raises Stopped.
+        """Take trained weights, from the cache if it has them. `goes_on` is asked at each rung; what was stopped goes
+        on there if it is asked for again, unless the user's code has a `fit` of its own: nobody can put that back to
+        where it was, so it begins anew. Raises Stopped.
         """
         spec, strategy = self._bench.training, strategy_of(self._bench.training.accelerator)
         with strategy.scope():
@@ -70,21 +71,18 @@ class Built(Foreign):
                 compile_plainly(trainee, data, self._genotype.training, spec)
         # To answer in between would change what a layer with a memory of its own learns.
         stateful = any(getattr(layer, "stateful", False) for layer in self.loaded.layers)
-        rungs, seed = () if stateful else epochs_of(spec.rungs, spec.epochs), self._bench.training_seed
-        task, learned = TASKS[self._data.signature.kind], list[float]()
-
-        def reached(rung: int, epoch: int, left_s: float) -> None:
-            error = task.error(task.score(self._data.validation.y, self.answer(self._data.validation.x)))
-            learned.extend([error] * (rung + 1 - len(learned)))
-            if reason := goes_on(rung, epoch, error, left_s):
-                raise Stopped(reason, learned)
-
-        history = fit(self._hyper.fit, hp, trainee, data, spec, seed=seed, emit=emit, rungs=rungs, reached=reached)
-        self.history = {**history, "learned": learned, "notes": _notes(hp, self._genotype)}
-        cache, key = Cache(self._bench.home), self._key(hp)
+        epochs = () if stateful else epochs_of(spec.rungs, spec.epochs)
+        cache, key, task = Cache(self._bench.home), self._key(hp), TASKS[self._data.signature.kind]
+        (x, y), seed = (self._data.validation.x, self._data.validation.y), self._bench.training_seed
+        rungs = Rungs(epochs, lambda told: task.error(task.score(y, self.answer(x))), goes_on, cache, key)
+        # Keras's older optimizers cannot be built before they are used; a `fit` of the user's may begin anywhere.
+        lasting = not own_fit(self._hyper) and hasattr(trainee.model.optimizer, "build")
+        history = fit(self._hyper.fit, hp, trainee, data, spec, seed=seed, emit=emit, rungs=rungs, lasting=lasting)
+        self.history = {**history, "learned": rungs.learned, "notes": _notes(hp, self._genotype)}
         weights = {f"{place:04d}": array for place, array in enumerate(trainee.model.get_weights())}
         cache.keep_arrays("built", key, weights)
         cache.keep_record("built", key, self.history)
+        rungs.done()
 
     def recall(self) -> bool:
         """Take the trained weights that the cache has, if it has them."""

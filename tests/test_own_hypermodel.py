@@ -16,11 +16,12 @@ from experiments.exporters import verify, write
 from objectives import judge
 from objectives.bench import Bench, TaskSpec, TrainingSpec
 from objectives.built import Built
+from objectives.cache import Cache
 from objectives.data import loaded
 from objectives.model_file import code
 from objectives.outcome import Conditions, Outcome
 from objectives.training.own import _Epochs
-from objectives.training.rungs import Stopped
+from objectives.training.rungs import GoesOn, Rungs, Stopped
 from search.history import Plan, known_bench, known_space, read
 from search.ledger import genes
 from spaces.errors import InputError
@@ -61,6 +62,18 @@ class Tuned(kt.HyperModel):
 def plain(hp):
     layers = [tf_keras.layers.Dense(hp.Int(f"units_{i}", 3, 4)) for i in range(hp.Int("deep", 1, 2))]
     return tf_keras.Sequential([*layers, tf_keras.layers.GRU(3), tf_keras.layers.Dense(1)])
+
+
+def compiled(hp):
+    model = keras.Sequential([keras.Input(SHAPE), keras.layers.GRU(hp.Int("units", 2, 4)), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def compiled_long_ago(hp):
+    model = tf_keras.Sequential([tf_keras.Input(SHAPE), tf_keras.layers.GRU(3), tf_keras.layers.Dense(2)])
+    model.compile(tf_keras.optimizers.legacy.Adam(), tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
 
 
 def of_other_inputs(hp):
@@ -226,6 +239,54 @@ def test_its_training_is_asked_at_the_rungs_and_comes_to_the_same(study: Path, t
     assert not stopped.recall()
 
 
+def trained_in_parts(study: Path, name: str, bench: Bench, homes: tuple[Path, Path]) -> tuple[list[int], Built, Built]:
+    """One training as a whole, and one that is stopped at epoch 3 of 6 and asked for again: the epochs that the latter
+    ran then, and both. All rows are one batch, so that their order, which Keras draws, is nothing to either.
+    """
+    events, asked = list[dict[str, Any]](), list[int]()
+
+    def built(home: Path) -> Built:
+        again = replace(bench, home=str(home), training=TrainingSpec(epochs=6, rungs=(0.5,), batch_size=150))
+        values = (("deep", 1), ("units_0", 3)) if name == "plain" else (("units", 3),) if name == "compiled" else ()
+        architecture = Architecture(f"hypermodel:own_tuned:{name}", units=0, values=values)
+        return Built(again, loaded(again), Genotype(architecture, Training(1e-2), Deployment()))
+
+    def once_more(rung: int, epoch: int, error: float, left_s: float) -> str:
+        asked.append(epoch)
+        return ""
+
+    whole, stopped, going_on = built(homes[0]), built(homes[1]), built(homes[1])
+    whole.train(lambda event: None)
+    with pytest.raises(Stopped):
+        stopped.train(lambda event: None, lambda *_: "enough")
+    going_on.train(events.append, once_more)
+    assert asked == [3]
+    assert going_on.history["learned"] == pytest.approx(whole.history["learned"], rel=1e-4)
+    return [event["epoch"] for event in events if event["event"] == "epoch"], going_on, whole
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"), [("compiled", "signs.npz", "classification"), ("plain", "sums.npz", "regression")]
+)
+def test_a_stopped_training_goes_on_from_its_rung(study: Path, tmp_path: Path, name: str, data: str, kind: str) -> None:
+    """By Keras 3 and by Keras 2: optimizer, best epoch and all, so that it comes to what it would have come to."""
+    bench = bench_of(study, name, data, kind)
+    bench = known_bench(Plan(bench, Space(hypermodel=f"own_tuned:{name}"), ("quality",)), judge.prepare(to_json(bench)))
+    epochs, going_on, whole = trained_in_parts(study, name, bench, (tmp_path / "whole", tmp_path / "parts"))
+    assert epochs == [4, 5, 6]
+    told = {key: going_on.history[key] for key in ("epochs_run", "best_epoch", "validation_loss")}
+    assert told == pytest.approx({key: whole.history[key] for key in told}, rel=1e-4)
+    for mine, theirs in zip(going_on.loaded.model.get_weights(), whole.loaded.model.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert not list((tmp_path / "parts" / "cache" / "begun").glob("*.npz"))  # the trained weights are kept
+
+
+def test_one_whose_optimizer_cannot_be_taken_up_begins_anew(study: Path, tmp_path: Path) -> None:
+    bench = bench_of(study, "compiled_long_ago", "signs.npz")
+    epochs, _, _ = trained_in_parts(study, "compiled_long_ago", bench, (tmp_path / "whole", tmp_path / "parts"))
+    assert epochs == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_group_is_stopped_at_a_rung(study: Path) -> None:
     """Regression, by Keras 2, in raw units."""
     bench = bench_of(study, "plain", "sums.npz", "regression")
@@ -265,14 +326,22 @@ class Model:
         (self.weight,) = weights
 
 
+def epochs_of(model: Model, rungs: tuple[int, ...], goes_on: GoesOn, patience: int = 10) -> _Epochs:
+    spec, nowhere = TrainingSpec(epochs=20, patience=patience), Cache("/nonexistent")
+    asked = Rungs(rungs, lambda told: model.weight, goes_on, nowhere, "k")
+    return _Epochs(model, spec, lambda event: None, 8, asked, lasting=False)
+
+
 def test_a_rung_sees_the_best_epoch_and_the_training_goes_on_from_its_own() -> None:
     model, seen = Model(), list[tuple[Any, ...]]()
 
-    def reached(rung: int, epoch: int, left_s: float) -> None:
+    def goes_on(rung: int, epoch: int, error: float, left_s: float) -> str:
         assert 0 <= left_s < 60
-        seen.append((rung, epoch, model.weight))
+        assert model.weight == error
+        seen.append((rung, epoch, error))
+        return ""
 
-    epochs = _Epochs(model, TrainingSpec(epochs=20, patience=3), lambda event: None, 8, (2, 4, 5), reached)
+    epochs = epochs_of(model, (2, 4, 5), goes_on, patience=3)
     for epoch, loss in {1: 1.0, 2: 0.5, 4: 0.9, 5: 0.8}.items():  # the third is not told of
         model.weight = float(epoch)
         epochs.hear(epoch, {"val_loss": loss}, Watch(Model()))  # a teacher's
@@ -286,17 +355,22 @@ def test_a_rung_sees_the_best_epoch_and_the_training_goes_on_from_its_own() -> N
 
 def test_nobody_is_asked_about_a_last_epoch() -> None:
     model, seen = Model(), list[int]()
-    epochs = _Epochs(model, TrainingSpec(epochs=20), lambda event: None, 8, (4,), lambda rung, *_: seen.append(rung))
+    epochs = epochs_of(model, (4,), lambda rung, *_: seen.append(rung) or "")
     epochs.hear(4, {"val_loss": 1.0}, Watch(model, epochs=4))
     assert seen == []
 
 
-def test_a_fit_that_swallows_what_ends_it_ends_nevertheless() -> None:
-    def reached(rung: int, *_: Any) -> None:
-        raise Stopped("enough", [0.5])
+def test_a_rung_that_was_passed_over_is_asked_at_once_and_only_once() -> None:
+    model, seen = Model(), list[tuple[int, int]]()
+    epochs = epochs_of(model, (2, 4), lambda rung, epoch, *_: seen.append((rung, epoch)) or "")
+    for epoch in (5, 6, 1, 2, 4):  # a `fit` that trains in two parts
+        epochs.hear(epoch, {"val_loss": 1.0}, Watch(model))
+    assert seen == [(1, 5)]
 
+
+def test_a_fit_that_swallows_what_ends_it_ends_nevertheless() -> None:
     model = Model()
-    epochs = _Epochs(model, TrainingSpec(epochs=20), lambda event: None, 8, (1,), reached)
+    epochs = epochs_of(model, (1,), lambda *_: "enough")
     for _ in range(2):
         with pytest.raises(Stopped):
             epochs.hear(1, {"val_loss": 1.0}, Watch(model))

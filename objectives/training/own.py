@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.bench import Emit, TrainingSpec
+from objectives.cache import Arrays
 from objectives.data import Dataset, Split
 from objectives.sources import PARTS
 from objectives.training.distill import targets_of
+from objectives.training.rungs import Rungs, packed
 from spaces.backend import keras, keras3
 from spaces.errors import CandidateError
 from spaces.genotype import Training
@@ -26,11 +28,6 @@ from spaces.signature import Signature
 Array = NDArray[Any]
 Fit = Callable[..., Any]
 """KerasTuner's `fit(hp, model, x, y, validation_data=, epochs=, batch_size=, callbacks=, verbose=)`."""
-
-Reached = Callable[[int, int, float], None]
-"""Told of a rung, counted from 0, with the epoch (from 1) and the most seconds that the rest may take, while the model
-has the weights of its best epoch so far; what it raises ends the training.
-"""
 
 ROWS = 16  # on which a `fit` is called only to learn which hyperparameters it asks for
 ONE_HOT = {
@@ -84,21 +81,24 @@ def fit(
     *,
     seed: int,
     emit: Emit,
-    rungs: Sequence[int] = (),
-    reached: Reached = lambda rung, epoch, left_s: None,
+    rungs: Rungs,
+    lasting: bool = False,
 ) -> dict[str, Any]:
     """Train the compiled model in place and leave it with the weights of its best epoch; tell how it went.
 
-    `run` is the hypermodel's own `fit`; `reached` is called once a rung, an epoch, is come to, as far as `run` tells
-    its callbacks of epochs. Raises CandidateError where a loss is no longer a number, and what `reached` raises,
-    whatever `run` makes of that. Returns epochs_run, train_s, and where `run` tells of epochs best_epoch (from 1), with
-    its loss and validation_loss.
+    `run` is the hypermodel's own `fit`. At the `rungs`, as far as `run` tells its callbacks of epochs, they are asked
+    while the model has the weights of its best epoch; where `lasting`, the training is kept there and taken up at the
+    last rung that an earlier try came to: only a `run` of Keras's own goes on at any epoch. Raises CandidateError where
+    a loss is no longer a number, and Stopped where a rung ended it, whatever `run` makes of that. Returns epochs_run,
+    train_s, and where `run` tells of epochs best_epoch (from 1), with its loss and validation_loss.
     """
     reseed(seed)
-    started, epochs = time.perf_counter(), _Epochs(trainee.model, spec, emit, len(data.train.x), rungs, reached)
+    started, epochs = time.perf_counter(), _Epochs(trainee.model, spec, emit, len(data.train.x), rungs, lasting)
     hearing = {"on_epoch_end": lambda watch, epoch, logs=None: epochs.hear(epoch + 1, logs or {}, watch)}
     watch = type("Watch", (trainee.keras.callbacks.Callback,), hearing)()
     options = {"epochs": spec.epochs, "batch_size": spec.batch_size, "callbacks": [watch], "verbose": 0}
+    if lasting and epochs.take_up():
+        options["initial_epoch"] = epochs.run
     _called(run, hp, trainee, data, options)
     epochs.end()
     return {**epochs.told, "epochs_run": epochs.run, "train_s": time.perf_counter() - started}
@@ -134,17 +134,28 @@ class _Met(Exception):
 class _Epochs:
     """The weights of the best epoch so far by validation loss, and whether it is time to stop."""
 
-    def __init__(
-        self, model: Any, spec: TrainingSpec, emit: Emit, rows: int, rungs: Sequence[int], reached: Reached
-    ) -> None:
+    def __init__(self, model: Any, spec: TrainingSpec, emit: Emit, rows: int, rungs: Rungs, lasting: bool) -> None:
         self._model, self._spec, self._emit, self._rows = model, spec, emit, rows
-        self._rungs, self._reached, self._asked = rungs, reached, 0  # of the rungs
+        self._rungs, self._lasting = rungs, lasting
         self._weights: list[Array] = []
         self._lowest, self._since = math.inf, time.perf_counter()
         self._seconds: list[float] = []
         self._raised: Exception | None = None
         self.told: dict[str, float] = {}
         self.run = 0
+
+    def take_up(self) -> bool:
+        """Go on from what an earlier try kept at a rung; whether one did. Raises Stopped."""
+        model = self._model
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+        begun = self._rungs.taken_up([*model.weights, *model.optimizer.variables])
+        if begun:
+            self.run, self.told = begun["epoch"], begun["told"]
+            self._weights, self._seconds = begun["best"], begun["seconds"]
+            self._lowest = self.told.get("validation_loss", self.told.get("loss", math.inf))
+            self._rungs.asked_again(self.run, self._left_s(self.run, self._spec.epochs))
+        return bool(begun)
 
     def hear(self, epoch: int, logs: dict[str, Any], watch: Any) -> None:
         """Take note of an epoch (from 1), and tell the model to stop once `patience` of them brought nothing.
@@ -188,17 +199,24 @@ class _Epochs:
         self._emit({"event": "epoch", "epoch": epoch, "of": self._spec.epochs, "loss": figures.get("loss"), **shown})
 
     def _ask(self, epoch: int, watch: Any) -> None:
-        """Ask at the last of the rungs that this epoch comes to; not where the training ends here, or is of another
-        model that the user's `fit` makes.
-        """
-        due, last = sum(rung <= epoch for rung in self._rungs), (watch.params or {}).get("epochs", self._spec.epochs)
-        if due <= self._asked or watch.model is not self._model or self._model.stop_training or epoch >= last:
+        """Ask at a rung; not where the training ends here, or is of another model that the user's `fit` makes."""
+        last = (watch.params or {}).get("epochs", self._spec.epochs)
+        if not self._rungs.due(epoch) or watch.model is not self._model or self._model.stop_training or epoch >= last:
             return
-        self._asked, weights = due, self._model.get_weights()
+        weights = self._model.get_weights()
+
+        def state() -> tuple[Arrays, dict[str, Any]]:
+            now = [*weights, *(variable.numpy() for variable in self._model.optimizer.variables)]
+            return packed(now, self._weights), {"told": self.told, "seconds": self._seconds}
+
         self._restore()
-        self._reached(due - 1, epoch, (last - epoch) * float(np.median(self._seconds[1:] or self._seconds)))
+        self._rungs.reached(epoch, self.told, self._left_s(epoch, last), state if self._lasting else None)
         self._model.set_weights(weights)
         self._since = time.perf_counter()
+
+    def _left_s(self, epoch: int, last: int) -> float:
+        """What the epochs after this one take at most."""
+        return (last - epoch) * float(np.median(self._seconds[1:] or self._seconds))
 
     def _restore(self) -> None:
         if self._weights:

@@ -25,6 +25,8 @@ def never_stopped(rung: int, epoch: int, error: float, left_s: float) -> str:
 
 
 STAGE = "begun"  # of the cache
+State = Callable[[], tuple[Arrays, dict[str, Any]]]
+"""What a training is at a rung: its arrays (`packed`), and notes that go into JSON."""
 
 
 class Stopped(Exception):
@@ -73,18 +75,20 @@ class Rungs:
         self.learned = [learned[epoch] for epoch in passed]
         return {**notes, "best": best}
 
-    def reached(
-        self, epoch: int, told: dict[str, float], left_s: float, state: Callable[[], tuple[Arrays, dict[str, Any]]]
-    ) -> None:
-        """Keep the training where the epoch is a rung, and ask. Raises Stopped."""
-        if epoch not in self.epochs:
+    def due(self, epoch: int) -> bool:
+        """Whether the epoch comes to a rung that nobody was asked at yet."""
+        return sum(rung <= epoch for rung in self.epochs) > len(self.learned)
+
+    def reached(self, epoch: int, told: dict[str, float], left_s: float, state: State | None) -> None:
+        """Where a rung is due, keep the training, unless nobody could take it up, and ask. Raises Stopped."""
+        if not self.due(epoch):
             return
-        rung = self.epochs.index(epoch)
-        error = self.error(told)
-        self.learned = [*self.learned[:rung], error]
-        arrays, notes = state()
-        notes |= {"epoch": epoch, "learned": self.learned, "rungs": self.epochs[: len(self.learned)]}
-        self.cache.keep_arrays(STAGE, self.key, arrays | {"notes": _bytes(json.dumps(notes))})
+        rung, error = sum(each <= epoch for each in self.epochs) - 1, self.error(told)
+        self.learned = [*self.learned, *[error] * (rung + 1 - len(self.learned))]
+        if state:
+            arrays, notes = state()
+            notes |= {"epoch": epoch, "learned": self.learned, "rungs": self.epochs[: rung + 1]}
+            self.cache.keep_arrays(STAGE, self.key, arrays | {"notes": _bytes(json.dumps(notes))})
         if reason := self.goes_on(rung, epoch, error, left_s):
             raise Stopped(reason, self.learned)
 
