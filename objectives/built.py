@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
@@ -10,12 +11,12 @@ from objectives.bench import Bench, Emit
 from objectives.cache import Cache
 from objectives.data import Dataset, Split
 from objectives.foreign import Foreign, check_input, check_output, padding_of
-from objectives.model_file import ModelFile, fed
+from objectives.model_file import ModelFile, code, fed
 from objectives.sources import PARTS, importable
 from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
-from objectives.training.own import Trainee, compile_plainly, compiled, fit, meet, reseed
-from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
+from objectives.training.own import Trainee, compile_plainly, compiled, fit, meet, reseed, resumable
+from objectives.training.rungs import GoesOn, Rungs, epochs_of, learned_at, never_stopped
 from spaces.backend import keras
 from spaces.errors import CandidateError, InputError, ModelError
 from spaces.genotype import Genotype
@@ -57,8 +58,8 @@ class Built(Foreign):
 
     def train(self, emit: Emit, goes_on: GoesOn = never_stopped) -> None:
         """Take trained weights, from the cache if it has them. `goes_on` is asked at each rung; what was stopped goes
-        on there if it is asked for again, unless the user's code has a `fit` of its own: nobody can put that back to
-        where it was, so it begins anew. Raises Stopped.
+        on there if it is asked for again, unless the user's code trains in a way of its own: nobody can put that back
+        to where it was, so it begins anew. Raises Stopped.
         """
         spec, strategy = self._bench.training, strategy_of(self._bench.training.accelerator)
         with strategy.scope():
@@ -75,10 +76,10 @@ class Built(Foreign):
         cache, key, task = Cache(self._bench.home), self._key(hp), TASKS[self._data.signature.kind]
         (x, y), seed = (self._data.validation.x, self._data.validation.y), self._bench.training_seed
         rungs = Rungs(epochs, lambda told: task.error(task.score(y, self.answer(x))), goes_on, cache, key)
-        # Keras's older optimizers cannot be built before they are used; a `fit` of the user's may begin anywhere.
-        lasting = not own_fit(self._hyper) and hasattr(trainee.model.optimizer, "build")
+        lasting = not own_fit(self._hyper) and resumable(trainee)
         history = fit(self._hyper.fit, hp, trainee, data, spec, seed=seed, emit=emit, rungs=rungs, lasting=lasting)
-        self.history = {**history, "learned": rungs.learned, "notes": _notes(hp, self._genotype)}
+        told = {"learned": rungs.learned, "rungs": epochs, "notes": _notes(hp, self._genotype)}
+        self.history = {**history, **told}
         weights = {f"{place:04d}": array for place, array in enumerate(trainee.model.get_weights())}
         cache.keep_arrays("built", key, weights)
         cache.keep_record("built", key, self.history)
@@ -113,7 +114,8 @@ class Built(Foreign):
         if arrays is None or history is None or "learned" not in history:  # an older brisk asked at no rungs
             return False
         trainee.model.set_weights(list(arrays.values()))
-        self.history = history
+        spec = self._bench.training
+        self.history = history | {"learned": learned_at(history, epochs_of(spec.rungs, spec.epochs))}
         return True
 
     def _key(self, hp: Any) -> str:
@@ -163,10 +165,23 @@ def look(bench: Bench, data: Dataset) -> dict[str, Any]:
 
 
 def hypermodel(bench: Bench) -> Any:
-    """The user's hypermodel. Raises SpecError where there is none."""
+    """The user's hypermodel. Raises SpecError where there is none, and ModelError where its code is not the study's any
+    more when a process first reads it.
+    """
     assert bench.hypermodel, "only a study of a hypermodel asks for it"
     importable(bench.root)
-    return found(bench.hypermodel.path)
+    return _found(bench.hypermodel.path, bench.root, bench.hypermodel.sha256)
+
+
+@functools.cache
+def _found(place: str, root: str, sha256: str) -> Any:
+    hyper = found(place)
+    if (now := code(place, root).sha256) != sha256:
+        raise ModelError(
+            f"space.hypermodel: the code of {place} has changed since the study read it (sha256 {sha256[:12]} then, "
+            f"{now[:12]} now); put the old code back, or give a study of the new one a name of its own with --name"
+        )
+    return hyper
 
 
 def made(hyper: Any, hp: Any, data: Dataset, seed: int, place: str) -> tuple[Trainee, Loaded]:

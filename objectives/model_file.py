@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -55,14 +56,22 @@ def code(place: str, root: str) -> ModelFile:
         with contextlib.suppress(SyntaxError):  # importing it will say more
             finder.import_hook(module)
         files = {str(file) for found in finder.modules.values() if (file := getattr(found, "__file__", None))}
-        parts = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(files)]
-        return ModelFile(place, hashlib.sha256("".join(parts).encode()).hexdigest())
+        return ModelFile(place, _digest([Path(file) for file in sorted(files)]))
     if (spec := importlib.util.find_spec(top)) is None:
         raise SpecError(
             f"space.hypermodel: got {place!r}, but there is no module {module} in {root}, and none is installed; put "
             "it beside the spec"
         )
-    return ModelFile(place, sha256_of(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else "")
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    sources = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    if not sources and spec.origin and Path(spec.origin).is_file():
+        sources = [Path(spec.origin)]
+    return ModelFile(place, _digest(sources))
+
+
+def _digest(sources: Sequence[Path]) -> str:
+    """Of the bytes of source files."""
+    return hashlib.sha256("".join(sha256_of(file) for file in sources).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

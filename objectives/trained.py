@@ -21,7 +21,7 @@ from objectives.task import TASKS
 from objectives.training.accelerator import strategy_of
 from objectives.training.distill import Lesson, Outputs, hidden_states, mean_of, normalised, outputs_of, teacher_logits
 from objectives.training.fit import Graphs, fit, served_outputs, shorter
-from objectives.training.rungs import GoesOn, Rungs, epochs_of, never_stopped
+from objectives.training.rungs import GoesOn, Rungs, epochs_of, learned_at, never_stopped
 from spaces.build import Weights, build, cell_of, put_weights, serving_model, weights_of
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import digest
@@ -239,6 +239,7 @@ def trained(
         graphs=untrained.graphs,
         outputs=untrained.outputs,
     )
+    history["rungs"] = _asked_at(bench)
     if before:
         history["learned"] = learned
     if teachers:
@@ -268,7 +269,14 @@ def recalled(bench: Bench, data: Dataset, genotype: Genotype) -> tuple[Weights, 
     """What `trained` made before, or None where the cache does not have it."""
     cache, key = Cache(bench.home), training_key(bench, data, genotype, _teachers_of(bench, genotype))
     kept, history = cache.arrays("trained", key), cache.record("trained", key)
-    return None if kept is None or history is None else (_unpack(kept), history)
+    if kept is None or history is None:
+        return None
+    return _unpack(kept), history | {"learned": learned_at(history, _asked_at(bench))}
+
+
+def _asked_at(bench: Bench) -> tuple[int, ...]:
+    """The rungs of a study's trainings: of one that goes on from another, those of the first."""
+    return epochs_of(bench.training.rungs, bench.training.epochs)
 
 
 def training_key(bench: Bench, data: Dataset, genotype: Genotype, teachers: Sequence[Genotype]) -> str:

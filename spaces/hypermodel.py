@@ -76,7 +76,7 @@ class _Built(kt.HyperModel):  # type: ignore[misc]
 
 def own_fit(hyper: kt.HyperModel) -> bool:
     """Whether it trains in a way of its own, perhaps by hyperparameters that `build` does not know."""
-    return type(hyper).fit is not kt.HyperModel.fit
+    return getattr(hyper.fit, "__func__", None) is not kt.HyperModel.fit
 
 
 def with_values(hyper: kt.HyperModel, values: Values) -> kt.HyperParameters:

@@ -16,7 +16,7 @@ from test_objectives_fit import recurrent, sums
 from objectives.bench import TrainingSpec
 from objectives.cache import Cache
 from objectives.training.fit import fit
-from objectives.training.rungs import Rungs, Stopped, epochs_of
+from objectives.training.rungs import Rungs, Stopped, epochs_of, learned_at
 from spaces.genotype import Training
 
 SPEC = TrainingSpec(epochs=6, batch_size=32)
@@ -44,6 +44,15 @@ def test_rungs_are_epochs_before_the_last() -> None:
     assert epochs_of((0.2, 0.5), 30) == (6, 15)
     assert epochs_of((0.01, 0.02, 0.99), 3) == (1,)
     assert epochs_of((), 30) == ()
+
+
+def test_a_kept_training_tells_other_rungs_what_it_was_asked_at() -> None:
+    """The error of another epoch is none of theirs."""
+    kept = {"learned": [0.4, 0.2], "rungs": [6, 15]}
+    assert learned_at(kept, (6, 15)) == [0.4, 0.2]
+    np.testing.assert_array_equal(learned_at(kept, (3, 6, 20)), [np.nan, 0.4, np.nan])
+    assert learned_at(kept, ()) == []
+    assert learned_at({"learned": [0.4]}, (6, 15)) == [0.4]  # of an older brisk
 
 
 def test_a_training_stopped_at_a_rung_goes_on_from_there_as_if_it_never_had_been(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras_tuner as kt
 import numpy as np
 import pytest
 from test_end_to_end import brisk
@@ -15,17 +16,18 @@ from test_end_to_end import brisk
 from experiments.exporters import verify, write
 from objectives import judge
 from objectives.bench import Bench, TaskSpec, TrainingSpec
-from objectives.built import Built
+from objectives.built import Built, hypermodel, made
 from objectives.cache import Cache
 from objectives.data import loaded
 from objectives.model_file import code
 from objectives.outcome import Conditions, Outcome
-from objectives.training.own import _Epochs
+from objectives.training.own import _Epochs, resumable
 from objectives.training.rungs import GoesOn, Rungs, Stopped
 from search.history import Plan, known_bench, known_space, read
 from search.ledger import genes
-from spaces.errors import InputError
+from spaces.errors import InputError, ModelError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
+from spaces.hypermodel import with_values
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
 from spaces.space import Space
@@ -73,6 +75,24 @@ def compiled(hp):
 def compiled_long_ago(hp):
     model = tf_keras.Sequential([tf_keras.Input(SHAPE), tf_keras.layers.GRU(3), tf_keras.layers.Dense(2)])
     model.compile(tf_keras.optimizers.legacy.Adam(), tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+class Stepped(keras.Model):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+def compiled_with_steps(hp):
+    x = keras.Input(SHAPE)
+    model = Stepped(x, keras.layers.Dense(2)(keras.layers.GRU(3)(x)))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def compiled_nadam(hp):
+    model = tf_keras.Sequential([tf_keras.Input(SHAPE), tf_keras.layers.GRU(3), tf_keras.layers.Dense(2)])
+    model.compile("nadam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 
 
@@ -285,6 +305,25 @@ def test_one_whose_optimizer_cannot_be_taken_up_begins_anew(study: Path, tmp_pat
     bench = bench_of(study, "compiled_long_ago", "signs.npz")
     epochs, _, _ = trained_in_parts(study, "compiled_long_ago", bench, (tmp_path / "whole", tmp_path / "parts"))
     assert epochs == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["compiled_with_steps", "compiled_nadam"])
+def test_what_keras_does_not_tell_all_of_begins_anew(study: Path, name: str) -> None:
+    """A `train_step` may have more than one optimizer; Nadam of Keras 2 keeps a product to itself."""
+    data = loaded(bench_of(study, name, "signs.npz"))
+    bench = bench_of(study, name, "signs.npz")
+    trainee, _ = made(hypermodel(bench), with_values(hypermodel(bench), {}), data, 0, name)
+    assert not resumable(trainee)
+    plain, _ = made(hypermodel(bench_of(study, "compiled", "signs.npz")), kt.HyperParameters(), data, 0, "compiled")
+    assert resumable(plain)
+
+
+def test_code_that_changed_is_refused_by_a_process_that_reads_it_first(study: Path) -> None:
+    bench = bench_of(study, "compiled", "signs.npz")
+    assert bench.hypermodel
+    other = replace(bench, hypermodel=replace(bench.hypermodel, sha256="0" * 64))
+    with pytest.raises(ModelError, match="the code of own_tuned:compiled has changed since the study read it"):
+        hypermodel(other)
 
 
 def test_a_group_is_stopped_at_a_rung(study: Path) -> None:

@@ -89,7 +89,7 @@ def fit(
         if graphs:
             graphs.keep(dataset, spec, traced)
     best = _Best(model, LEARNED * _chance(signature, targets_of(signature, dataset.train.y)), spec.patience)
-    begun = rungs.taken_up(traced.variables) if rungs else {}
+    begun = rungs.taken_up(lambda: traced.variables) if rungs else {}
     seconds: list[float] = begun.get("seconds", [])
     if rungs and begun:
         best.take_up(begun)

@@ -56,6 +56,17 @@ def compiled(model: Any) -> bool:
     return bool(getattr(model, "compiled", False) or getattr(model, "_is_compiled", False))
 
 
+def resumable(trainee: Trainee) -> bool:
+    """Whether the compiled model trains as Keras would have it, which can begin at any epoch, with an optimizer all of
+    whose state is known.
+    """
+    model, optimizer = type(trainee.model), trainee.model.optimizer
+    if any(getattr(model, name) is not getattr(trainee.keras.Model, name) for name in ("fit", "train_step")):
+        return False
+    # The oldest optimizers of Keras 2 are built when they are first used; its Nadam tells nobody of one variable.
+    return hasattr(optimizer, "build") and not isinstance(optimizer, keras.optimizers.Nadam)
+
+
 def compile_plainly(trainee: Trainee, data: Dataset, training: Training, spec: TrainingSpec) -> None:
     """Compile a model that the user's code left to brisk."""
     losses, optimizers = trainee.keras.losses, trainee.keras.optimizers
@@ -87,18 +98,19 @@ def fit(
     """Train the compiled model in place and leave it with the weights of its best epoch; tell how it went.
 
     `run` is the hypermodel's own `fit`. At the `rungs`, as far as `run` tells its callbacks of epochs, they are asked
-    while the model has the weights of its best epoch; where `lasting`, the training is kept there and taken up at the
-    last rung that an earlier try came to: only a `run` of Keras's own goes on at any epoch. Raises CandidateError where
-    a loss is no longer a number, and Stopped where a rung ended it, whatever `run` makes of that. Returns epochs_run,
-    train_s, and where `run` tells of epochs best_epoch (from 1), with its loss and validation_loss.
+    while the model has the weights of its best epoch; where `lasting` (`resumable`), the training is kept there and
+    taken up at the last rung that an earlier try came to, with other orders of the rows from there. Raises
+    CandidateError where a loss is no longer a number, and Stopped where a rung ended it, whatever `run` makes of that.
+    Returns epochs_run, train_s, and where `run` tells of epochs best_epoch (from 1), with its loss and validation_loss.
     """
     reseed(seed)
     started, epochs = time.perf_counter(), _Epochs(trainee.model, spec, emit, len(data.train.x), rungs, lasting)
     hearing = {"on_epoch_end": lambda watch, epoch, logs=None: epochs.hear(epoch + 1, logs or {}, watch)}
     watch = type("Watch", (trainee.keras.callbacks.Callback,), hearing)()
     options = {"epochs": spec.epochs, "batch_size": spec.batch_size, "callbacks": [watch], "verbose": 0}
-    if lasting and epochs.take_up():
-        options["initial_epoch"] = epochs.run
+    if lasting:
+        options["initial_epoch"] = epochs.taken_up()
+        reseed(seed + epochs.run)  # or it would meet the orders of its first epochs again
     _called(run, hp, trainee, data, options)
     epochs.end()
     return {**epochs.told, "epochs_run": epochs.run, "train_s": time.perf_counter() - started}
@@ -144,18 +156,23 @@ class _Epochs:
         self.told: dict[str, float] = {}
         self.run = 0
 
-    def take_up(self) -> bool:
-        """Go on from what an earlier try kept at a rung; whether one did. Raises Stopped."""
-        model = self._model
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)
-        begun = self._rungs.taken_up([*model.weights, *model.optimizer.variables])
+    def taken_up(self) -> int:
+        """Go on from what an earlier try kept at a rung; how many epochs that had run. Raises Stopped."""
+        begun = self._rungs.taken_up(self._variables)
         if begun:
             self.run, self.told = begun["epoch"], begun["told"]
             self._weights, self._seconds = begun["best"], begun["seconds"]
             self._lowest = self.told.get("validation_loss", self.told.get("loss", math.inf))
             self._rungs.asked_again(self.run, self._left_s(self.run, self._spec.epochs))
-        return bool(begun)
+        self._since = time.perf_counter()
+        return self.run
+
+    def _variables(self) -> list[Any]:
+        """All that training changes."""
+        model = self._model
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+        return [*model.variables, *model.optimizer.variables]
 
     def hear(self, epoch: int, logs: dict[str, Any], watch: Any) -> None:
         """Take note of an epoch (from 1), and tell the model to stop once `patience` of them brought nothing.
@@ -204,9 +221,9 @@ class _Epochs:
         if not self._rungs.due(epoch) or watch.model is not self._model or self._model.stop_training or epoch >= last:
             return
         weights = self._model.get_weights()
+        now = [variable.numpy() for variable in self._variables()] if self._lasting else []
 
         def state() -> tuple[Arrays, dict[str, Any]]:
-            now = [*weights, *(variable.numpy() for variable in self._model.optimizer.variables)]
             return packed(now, self._weights), {"told": self.told, "seconds": self._seconds}
 
         self._restore()

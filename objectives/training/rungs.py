@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,11 +44,21 @@ def epochs_of(shares: Sequence[float], epochs: int) -> tuple[int, ...]:
     return tuple(sorted(epoch for epoch in found if epoch < epochs))
 
 
+def learned_at(history: Mapping[str, Any], epochs: Sequence[int]) -> list[float]:
+    """The errors of a kept training at the rungs of another study: NaN at those that nobody asked at."""
+    learned: list[float] = history["learned"]
+    if [*history.get("rungs", epochs)] == [*epochs]:  # an older brisk kept none
+        return learned
+    known = dict(zip(history["rungs"], learned, strict=False))
+    return [known.get(epoch, math.nan) for epoch in epochs]
+
+
 @dataclass
 class Rungs:
-    """The rungs of one training. `error` is read off what an epoch told; what is kept in `cache` goes by `key`.
+    """The rungs of one training. `error` is that of the best epoch so far, of which it is given what that told; what is
+    kept in `cache` goes by `key`.
 
-    A training that was stopped, or whose process died, is taken up at the last rung it came to, optimiser and all.
+    A training that was stopped, or whose process died, is taken up at the last rung it was kept at, optimizer and all.
     """
 
     epochs: tuple[int, ...]
@@ -57,20 +68,26 @@ class Rungs:
     key: str
     learned: list[float] = field(default_factory=list)
 
-    def taken_up(self, variables: Sequence[Any]) -> dict[str, Any]:
-        """Put what was kept into the variables; gives the notes kept beside them, {} where nothing was."""
+    def taken_up(self, variables: Callable[[], Sequence[Any]]) -> dict[str, Any]:
+        """Put what was kept into the variables; gives the notes kept beside them, {} where nothing was, or nothing that
+        fits.
+        """
         kept = self.cache.arrays(STAGE, self.key)
         if kept is None or "notes" not in kept:
             return {}
         notes: dict[str, Any] = json.loads(kept.pop("notes").tobytes())
         best = [kept[name] for name in sorted(kept) if name.startswith("best")]
         values = [kept[name] for name in sorted(kept) if name.startswith("now")]
-        shapes = [tuple(variable.shape) for variable in variables]
         passed = [epoch for epoch in self.epochs if epoch <= notes["epoch"]]
         learned = dict(zip(notes.get("rungs", ()), notes["learned"], strict=False))
-        if [value.shape for value in values] != shapes or not learned.keys() >= {*passed}:
+        if not learned.keys() >= {*passed}:
             return {}
-        for variable, value in zip(variables, values, strict=True):
+        found = variables()
+        shapes = [tuple(variable.shape) for variable in found]
+        # NumPy's files have no bfloat16.
+        if [value.shape for value in values] != shapes or any(value.dtype.kind == "V" for value in values):
+            return {}
+        for variable, value in zip(found, values, strict=True):
             variable.assign(value)
         self.learned = [learned[epoch] for epoch in passed]
         return {**notes, "best": best}
