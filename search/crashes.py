@@ -16,12 +16,14 @@ ENOUGH = 2  # deaths: one may be bad luck
 FORMING = ("lower", "quantize")
 """The stages that the kind of candidate alone decides on."""
 
-TOOLS = ("tensorflow", "keras", "tf-keras", "ai-edge-quantizer", "ai-edge-litert")
+TOOLS = ("tensorflow", "keras", "tf-keras", "ai-edge-quantizer", "ai-edge-litert", "brisk-rnn")
 """Another version of these may do better."""
 
 
 class Crashes:
-    """The deaths of a home, by what is converted to what: cell, lowering, bits, and the versions of the tools."""
+    """The deaths of a home, by what is converted to what: cell, or the values of a hypermodel, which may build anything
+    of them; lowering, bits, and the versions of the tools.
+    """
 
     def __init__(self, home: Path) -> None:
         self._cache = Cache(home)
@@ -54,8 +56,8 @@ class Crashes:
 
 
 def _kind(genotype: Genotype) -> str:
-    served = genotype.deployment
-    return digest(genotype.architecture.cell, served.lowering, served.bits, _versions())
+    built, served = genotype.architecture, genotype.deployment
+    return digest(built.cell, built.values, served.lowering, served.bits, _versions())
 
 
 @functools.cache  # looked up in files, thousands of times in a study

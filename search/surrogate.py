@@ -1,11 +1,12 @@
 """Proposals by a model of what was found: the candidate that is expected to add most to the front.
 
 Gaussian processes over the genes (Rasmussen and Williams 2006, algorithm 2.1): of trained models' errors, in the best
-of their forms, of the seconds that they took, and of latencies and sizes of their forms, which hardly vary by luck;
-what narrower bits add to an error is the median of what they added. Of a pool of random points and of neighbours of
-the front that one is proposed which is expected to add most to the hypervolume of (error, logarithms of the rest) for
-the time it takes (Emmerich 2006; by second, Snoek et al. 2012, arXiv 1206.2944), counted in points of the box. An error
-varies by luck too: a model that was tried may do better at another rate, and takes little time, for it is known.
+of their forms, those stopped at a rung taken on from there as others went; of the seconds that they took; and of
+latencies and sizes of their forms, which hardly vary by luck. What narrower bits add to an error is the median of what
+they added. Of a pool of random points and of neighbours of the front that one is proposed which is expected to add most
+to the hypervolume of (error, logarithms of the rest) for the time it takes (Emmerich 2006; by second, Snoek et al.
+2012, arXiv 1206.2944), counted in points of the box. An error varies by luck too: a model that was tried may do better
+at another rate, and takes little time, for it is known.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from objectives.objective import learned_cost
+from objectives.objective import OBJECTIVES
 from objectives.outcome import FORETOLD, Outcome
 from search.front import extended
 from search.health import columns
@@ -34,6 +35,7 @@ FEWEST = 8  # trained models that it learns from
 MOST = 200  # of models, the newest; of graphs, the newest and those on the front
 POOL = 240
 NEIGHBOURS = 0.6  # the share of them that are like a member of the front,
+FEW = 3  # models of a cell that say how its trainings go on from a rung
 KEPT = (0.5, 1.0)  # in so many of their genes
 HOPE = 1.0  # standard deviations below the mean that what is under way is taken to come to
 POINTS = 3000  # of the box
@@ -58,6 +60,12 @@ class _Model:
     genotype: Genotype
     error: float  # the least of its forms'
     first: bool  # whether nothing of its architecture was known before
+    learned: tuple[float, ...]  # its errors at its rungs
+    whole: bool = False  # whether it was trained to its end
+
+    def asked(self, rung: int) -> float:
+        """Its error at a rung, NaN where it is not known."""
+        return self.learned[rung] if rung < len(self.learned) else math.nan
 
 
 class Surrogate:
@@ -99,19 +107,23 @@ class Surrogate:
         like = _likeness(genotype, alone=self._alone or outcome.stage == FORETOLD)  # foretold in one form
         self._tried.setdefault(like, genotype)
         self._took_s[genotype.group] += sum(outcome.seconds.values())
-        costs = _costs(outcome, self._objectives)
-        if outcome.error is None or not math.isfinite(outcome.error) or not costs:
+        if outcome.stage == FORETOLD or not (costs := self._served_costs(outcome)):
+            return
+        self._graphs.pop(_graph(genotype), None)  # the newest come last
+        self._graphs[_graph(genotype)] = [*costs]
+        if outcome.error is None or not math.isfinite(outcome.error):
             return
         first = genotype.served not in self._architectures
         self._architectures.add(genotype.served)
-        model = self._models.pop(genotype.group, None) or _Model(genotype, outcome.error, first)
-        model.error = min(model.error, outcome.error)
+        whole = outcome.quality is not None or outcome.trained_error is not None
+        model = self._models.pop(genotype.group, None) or _Model(genotype, outcome.error, first, outcome.learned)
+        model.error, model.whole = min(model.error, outcome.error), model.whole or whole
         self._models[genotype.group] = model
-        self._graphs.pop(_graph(genotype), None)  # the newest come last
-        self._graphs[_graph(genotype)] = costs
         if outcome.quality:
             self._by_bits[genotype.deployment.bits].append((genotype.group, outcome.error))
         if outcome.weighed:
+            if "quality" in self._objectives:
+                costs[self._objectives.index("quality")] = outcome.error
             self._worst = np.maximum(costs, self._worst) if self._front else np.array(costs)
             self._front = extended(self._front, genotype, costs)
 
@@ -191,14 +203,33 @@ class Surrogate:
         and the seconds that they take, the first of an architecture more than others; [models] each.
         """
         newest = [*self._models.values()][-MOST:]
-        learned, took = np.array([(one.error, self._took_s[one.genotype.group]) for one in newest]).T
+        took = np.array([self._took_s[one.genotype.group] for one in newest])
         took = np.maximum(took, LEAST * np.median(took))
+        learned = np.minimum([self._at_end(one) for one in newest], self._trivial_error)
         first = [*(one.first for one in newest), *(one.served not in self._architectures for one in models)]
         blank = [replace(one, deployment=Deployment()) for one in (*(one.genotype for one in newest), *models)]
         x, count = columns(blank, squares=False), len(newest)
         error, deviation = _Process(x[:count], np.log(_floored(learned))).foretold(x[count:])
         x = np.column_stack([x, first])
         return error, deviation, np.exp(_Process(x[:count], np.log(_floored(took))).mean(x[count:]))
+
+    def _at_end(self, model: _Model) -> float:
+        """The error of a model; of one that was stopped at a rung what it would have come to, as others went on from
+        there: those of its cell, where there are some.
+        """
+        if model.whole or not model.learned:
+            return model.error
+        rung = len(model.learned) - 1
+        ended = [one for one in self._models.values() if one.whole and math.isfinite(one.asked(rung))]
+        alike = [one for one in ended if one.genotype.architecture.cell == model.genotype.architecture.cell]
+        went_on = [one.error / max(one.asked(rung), TINY) for one in (alike if len(alike) >= FEW else ended)]
+        return model.error * min(median(went_on), 1.0) if went_on else model.error
+
+    def _served_costs(self, outcome: Outcome) -> list[float]:
+        """By objective, 0 for an error; [] where another cost is not known, or no number."""
+        costs = [0.0 if name == "quality" else OBJECTIVES[name].read(outcome) for name in self._objectives]
+        found = [cost for cost in costs if cost is not None and math.isfinite(cost)]
+        return found if len(found) == len(costs) else []
 
     def _costs(self, forms: Sequence[Genotype]) -> Floats:
         """The costs of forms [forms, objectives] but for their errors: what a graph has cost is known.
@@ -325,13 +356,6 @@ def _floored(values: Any) -> Floats:
     return floored
 
 
-def _costs(outcome: Outcome, objectives: Sequence[str]) -> list[float]:
-    """By objective, with what it had learned for an error; [] where something is not known, or no number."""
-    costs = [learned_cost(outcome, name) for name in objectives]
-    found = [cost for cost in costs if cost is not None and math.isfinite(cost)]
-    return found if len(found) == len(costs) else []
-
-
 @dataclass(frozen=True)
 class _Drawn:
     """A trial that answers by chance, or as another did, now and then."""
@@ -350,6 +374,8 @@ class _Drawn:
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         if self._same(name):
             return int(self.like[name])
+        if log:
+            return int(min(round(low * (high / low) ** self.luck.random()), high))
         return low + step * self.luck.randint(0, (high - low) // step)
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:

@@ -6,7 +6,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from search.history import read
 from search.summary import front_of
+from spaces.catalog import CELLS
 from spaces.errors import SpecError
 from spaces.genotype import Genotype
 from spaces.record import from_json
@@ -23,7 +24,8 @@ from spaces.space import Space
 KNOWN = "known"
 """The name of the table that brisk brings along: of each cell of the space a plain model and a small one."""
 
-MOST = 8  # cells of which it has them: all are tried before anything is searched
+MOST = 5  # cells of which it has them: all are tried before anything is searched
+STEPS = 4  # that a plain model has left, where there are so many
 
 
 def points(names: Sequence[str], home: Path, root: str, space: Space, signature: Signature) -> Iterator[Genotype]:
@@ -43,12 +45,21 @@ def points(names: Sequence[str], home: Path, root: str, space: Space, signature:
 
 def known(space: Space, signature: Signature) -> Iterator[Genotype]:
     """A plain model of each cell, of a third of the units, one layer, frames stacked as far as accuracy usually bears,
-    served in the form that usually is the fastest; then one of the fewest units and steps of each, for what is fast is
-    foretold from what is known to be. A hypermodel's values are the user's own, so nothing is known of them.
+    and one of the fewest units and steps, for what is fast is foretold from what is known to be. Both are served in the
+    form that usually is the fastest. A hypermodel's values are the user's own, so nothing is known of them.
     """
     if space.own is None:
-        for small, cell in product((False, True), space.cell[:MOST]):
-            yield space.sample(_Usual(cell, small), signature)
+        for cell, small in product(_cells(space.cell), (False, True)):
+            yield space.sample(_Usual(cell, small, signature.time_steps), signature)
+
+
+def _cells(named: Sequence[str]) -> list[str]:
+    """At most `MOST` of the cells: in turn one of each kind, which are told apart by how they can be served."""
+    kinds: dict[object, list[str]] = {}
+    for cell in named:
+        kinds.setdefault(CELLS[cell].lowerings, []).append(cell)
+    turns = zip_longest(*kinds.values())
+    return [cell for turn in turns for cell in turn if cell][:MOST]
 
 
 def table(path: Path) -> list[Genotype]:
@@ -64,17 +75,21 @@ def table(path: Path) -> list[Genotype]:
 
 @dataclass(frozen=True)
 class _Usual:
-    """A trial that answers with what usually is good, of one cell; `small`: with the fewest units and steps."""
+    """A trial that answers with what usually is good, of one cell; `small`: with the fewest units and steps. Sequences
+    have `time_steps`.
+    """
 
     cell: str
     small: bool
+    time_steps: int
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         key = name.partition(".")[0]
         if key == "cell":
             return self.cell
         if key == "frame_stack":
-            return max([choice for choice in choices if self.small or choice <= 8], default=min(choices))
+            fits = [choice for choice in choices if self.small or choice * STEPS <= self.time_steps]
+            return max(fits, default=min(choices))
         if key == "steps":
             return max(choices)
         if key == "layers":

@@ -121,6 +121,36 @@ def test_what_is_no_number_teaches_nothing(tmp_path: Path) -> None:
         assert informed([failed, *outcomes, failed]).proposed([], 5) == informed(outcomes).proposed([], 5)
 
 
+def test_a_model_that_was_stopped_is_taken_on_as_others_went(tmp_path: Path) -> None:
+    """All that was trained to its end came to half of the error that it had at the first rung, minGRUs to a quarter."""
+    outcomes = []
+    for one in told(tmp_path, 24):
+        share = 4 if one.genotype.architecture.cell == "mingru" else 2
+        assert one.quality
+        outcomes.append(replace(one, learned=(share * one.quality.error, math.nan)))
+    found = informed(outcomes)
+    for cell, left in (("gru", 0.5), ("mingru", 0.25)):
+        served = Genotype(Architecture(cell, 144), Training(3e-3), Deployment("loop", 4, "8"))
+        stopped = replace(invented(bench(tmp_path), served), state="stopped", quality=None, learned=(0.4,))
+        found.learn(stopped)
+        assert found._at_end(found._models[served.group]) == pytest.approx(0.4 * left)
+    whole = found._models[outcomes[0].genotype.group]
+    assert found._at_end(whole) == whole.error
+    alone = informed([stopped])
+    assert alone._at_end(alone._models[served.group]) == 0.4
+
+
+def test_what_was_refused_for_its_latency_is_known_to_have_it(tmp_path: Path) -> None:
+    wide = Genotype(Architecture("lstm", 256), Training(3e-3), Deployment("loop", 4, "8"))
+    made = invented(bench(tmp_path), wide)
+    looked = Outcome(wide, "infeasible", stage="untrained", untrained_ms=7.0, artifact=made.artifact)
+    found = informed([*told(tmp_path, 20), looked])
+    again = replace(wide, training=Training(1e-2))
+    assert found._costs([again])[0][1] == 7.0
+    guessed = informed([*told(tmp_path, 20), replace(looked, stage=FORETOLD)])
+    assert guessed._costs([again])[0][1] != 7.0
+
+
 def test_what_is_refused_is_not_proposed(tmp_path: Path) -> None:
     outcomes = told(tmp_path, 20)
     one = informed(outcomes).proposed([], 5)

@@ -160,6 +160,11 @@ def test_a_kind_that_killed_twice_is_not_tried_again_in_the_home_with_these_tool
     assert crashes.known(wide)
     crashes.well(wide)
     assert crashes.known(GRU) == ""
+    built = replace(GRU, architecture=Architecture("hypermodel:own:build", 0, values=(("cell", "gru"),)))
+    for _ in range(2):
+        crashes.died(built, "lower", "died by signal 11 (SIGSEGV)")
+    assert crashes.known(built)
+    assert crashes.known(replace(built, architecture=replace(built.architecture, values=(("cell", "lstm"),)))) == ""
 
 
 def test_points_that_are_known_to_crash_are_no_end_of_a_search(tmp_path: Path) -> None:
@@ -227,12 +232,22 @@ def test_crashes_are_learnt_and_the_rest_of_the_space_is_searched(tmp_path: Path
 def test_a_search_begins_with_a_plain_and_a_small_model_of_each_cell(tmp_path: Path) -> None:
     space = Space(cell=tuple(CELLS)[:5], units=(16, 64, 16), frame_stack=(4, 8, 16), lowering=("loop", "scan"))
     found = [one.architecture for one in known(space, SIGNATURE)]
-    assert [one.cell for one in found] == [*space.cell, *space.cell]
-    assert [(one.units, one.frame_stack) for one in found] == [(32, 8)] * 5 + [(16, 16)] * 5
+    assert [one.cell for one in found[::2]] == [one.cell for one in found[1::2]]
+    assert {one.cell for one in found} == {*space.cell}
+    assert [(one.units, one.frame_stack) for one in found] == [(32, 16), (16, 16)] * 5
+    short = [one.architecture for one in known(space, replace(SIGNATURE, time_steps=40))]
+    assert [one.frame_stack for one in short] == [8, 16] * 5  # of the plain ones five steps are left
     with Study.start(tmp_path, "s", plan(tmp_path, space=space)) as study:
         study.keep_prepared(prepare(to_json(study.plan.bench)))
         leads = [group.genotypes[0].architecture for _ in found if (group := study.next_group(500))]
     assert leads == found
+
+
+def test_of_many_cells_a_few_of_each_kind_are_known() -> None:
+    found = [one.architecture.cell for one in known(Space(cell=tuple(CELLS)), SIGNATURE)]
+    kinds = {CELLS[cell].lowerings for cell in CELLS}
+    assert len(found) == 10
+    assert {CELLS[cell].lowerings for cell in found} == kinds
 
 
 def test_a_search_begins_where_another_ended_or_with_a_table(tmp_path: Path) -> None:
