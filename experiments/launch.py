@@ -149,7 +149,7 @@ def usable(home: Path) -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         (home / ".writable").touch()
-        (home / ".writable").unlink()
+        (home / ".writable").unlink(missing_ok=True)  # of another run, at the same time
     except OSError as error:
         raise InputError(
             f"the home {home} cannot be written ({error.strerror}); name another with --home or BRISK_HOME"

@@ -36,6 +36,10 @@ Tell = Callable[[Event], None]
 UNFINISHED = {"timeout", "interrupted", "target", "settled"}
 """Ends at which there is more to try."""
 
+LATER = "later"
+"""No end: others were told what is foretold of them, and there may be something to try yet."""
+
+SELDOM = 20  # times what it took to hold the study against `stop_when`, till it is done again
 TRIES = 2  # of a group whose worker is killed
 AHEAD = 2  # groups that a lane has been given, at times one more: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
@@ -73,6 +77,8 @@ def drive(
         driver.twins()
         driver.seeds()
         driver.finish()
+        if ended == "target" and not reached(limits.stop_when, study.history()):
+            ended = "missed"  # by the figures of the end
         driver.batches()
         if driver.wound_down:
             ended = "interrupted"
@@ -92,6 +98,7 @@ class _Driver:
         self._clock = Clock(study.clock, limits.workers)
         self._quiet: Lane | None = None  # the one that the others stand still for
         self._quiet_since = 0.0
+        self._judged, self._judge_next = -1, 0.0  # outcomes that `stop_when` was held against, and when it is again
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._lanes = [
             Lane(
@@ -117,7 +124,7 @@ class _Driver:
         """
         for lane in self._lanes[1:]:
             lane.warming = True
-            lane.submit(f"{self._study.plan.evaluator}:warm", {}, Limits(group_timeout_s=None))
+            lane.submit(f"{self._study.plan.evaluator}:warm", {}, Limits(group_timeout_s=self._limits.group_timeout_s))
         what = self._prepared(tries=2)
         self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
         self._study.keep_prepared(what)
@@ -178,11 +185,14 @@ class _Driver:
                 for lane in self._lanes:
                     while len(lane.works) <= ahead and not ended:
                         ended = self._next(lane)
-            if ended:
+            if ended == LATER:
+                ended = ""
+            elif ended:
                 self._settle_queues(ended)
-            if not any(lane.work for lane in self._lanes):
+            if any(lane.work for lane in self._lanes):
+                self._receive()
+            elif ended:
                 return ended
-            self._receive()
 
     def _settle_queues(self, ended: str) -> None:
         """What was to come next is left undone where time is up, and else goes to who has nothing to do."""
@@ -241,11 +251,13 @@ class _Driver:
         self._keep_clock(ended)
 
     def _next(self, lane: Lane) -> str:
-        """Give a lane, or the one that knows its architecture, the next group; otherwise say why there is none."""
+        """Give a lane, or the one that knows its architecture, the next group; otherwise say why there is none, or
+        `LATER`.
+        """
         spent = time.monotonic() - self._started
         if self._limits.timeout_s is not None and spent > self._limits.timeout_s:
             return "timeout"
-        if reason := reached(self._limits.stop_when, self._study.history()) if self._limits.stop_when else "":
+        if reason := self._reached():
             return reason
         if 2 * len(self._study.outcomes) >= self._limits.trials or 2 * spent > (self._limits.timeout_s or math.inf):
             self._study.gather_ensemble()
@@ -255,9 +267,21 @@ class _Driver:
             return self._next(lane) if self._study.gather_ensemble() else "exhausted"
         if group is None:
             return "trials"
+        if not group.numbers:
+            return LATER
         work = Work(group.numbers, group.genotypes, to_json(self._study.bench))
         self._begin(self._familiar(work, lane), work)
         return ""
+
+    def _reached(self) -> str:
+        """Why `stop_when` ends the study, if it does: looked at where something was told, and not all the time."""
+        told, since = len(self._study.outcomes), time.monotonic()
+        if not self._limits.stop_when or told == self._judged or since < self._judge_next:
+            return ""
+        reason = reached(self._limits.stop_when, self._study.history())
+        took_s = time.monotonic() - since
+        self._judged, self._judge_next = told, since + SELDOM * took_s
+        return reason
 
     def _familiar(self, work: Work, lane: Lane) -> Lane:
         """Who may have graphs of the architecture and has not much before him; else `lane`, which waits for nobody."""
@@ -368,7 +392,8 @@ class _Driver:
         lost: set[Any] = {work.form} & work.open if isinstance(error, ChildDied) else set()
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
         how = error.kind if isinstance(error, ChildDied) else ""
-        for form in lost if how != "memory" else ():  # models that the worker keeps fill that too
+        # Models that the worker keeps fill memory too, and a SIGKILL comes from elsewhere.
+        for form in lost if how != "memory" and "SIGKILL" not in reason else ():
             self._study.died(work.genotypes[form], work.stage, reason)
         killed = how == "crashed"
         if lost or not killed or work.tried == TRIES:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from objectives.cache import Cache
-from objectives.latency.devices import device
+from objectives.latency.devices import comparable, device
 from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
 from search.budget import Limits
 from search.isolate import CallFailed, Child, ChildDied, Event
@@ -27,7 +27,7 @@ from spaces.record import from_json, to_json
 
 MORE_PROCESSES = 4  # than a sitting of the search may have
 SECONDS_A_MODEL = 2.0  # more than such a sitting may take
-MOST = 60  # models: the front, then what is within noise of it
+MOST = 60  # models: what is within noise of the front comes after it, and after so many of it not at all
 
 DAMAGED = "its file in the cache is damaged or gone"
 
@@ -42,8 +42,10 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None], limits
     still, one whose file was damaged all of its figures. Nothing is done where no trial was told since the last time.
     """
     history = study.history()
-    chosen = dict.fromkeys([*front_of(history), *near_the_front(history.candidates, history.plan.objectives)])
-    found: dict[int | str, Outcome] = {name: history.candidates[name] for name in [*chosen][:MOST]}
+    best = front_of(history)
+    near = near_the_front(history.candidates, history.plan.objectives)
+    chosen = [*dict.fromkeys([*best, *near])][: max(MOST, len(best))]
+    found: dict[int | str, Outcome] = {name: history.candidates[name] for name in chosen}
     current = wanted(history)
     found |= {name: twin for name, twin in history.twins.items() if twin.measurement and twin.genotype in current}
     if history.baseline and history.baseline.state == "complete":
@@ -91,6 +93,7 @@ def _tested(
         child.call,
         function,
         arguments,
+        timeout_s=limits.group_timeout_s,
         on_event=on_event,
         stage_timeouts=limits.stage_timeouts,
         stage_memory_bytes=limits.stage_memory_bytes,
@@ -112,6 +115,7 @@ def _measured(
         max_processes=asked.max_processes + MORE_PROCESSES,
         timeout_s=asked.timeout_s + SECONDS_A_MODEL * len(found),
     )
-    cache = Cache(study.plan.bench.home)
+    cache, tool = Cache(study.plan.bench.home), device(study.plan.bench.device)
     paths = [cache.artifact(outcome.artifact.sha256) for outcome in found if outcome.artifact]
-    return device(study.plan.bench.device).measure(paths, conditions, emit=on_event)
+    figures, same = tool.measure(paths, conditions, emit=on_event), tool.fingerprint(asked)
+    return [comparable(each, cache, same) if isinstance(each, Measurement) else each for each in figures]

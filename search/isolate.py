@@ -26,6 +26,7 @@ import psutil
 from spaces import errors
 
 POLL_S = 0.2  # how often memory and time are looked at
+SILENT_S = 30.0  # a child that waits says so every few seconds (`objectives.latency.devices.local`)
 TAIL_BYTES = 4096
 
 _NURSERY = ThreadPoolExecutor(1, "brisk-nursery")
@@ -97,11 +98,11 @@ class Child:
         """Run "module:function" with JSON arguments and return its JSON result.
 
         What it emits goes to `on_event`; what it asks goes to `on_ask`, and the answer, as JSON, back (without, None).
-        The time for which its last event `waits`, and that of the answering, count towards neither `timeout_s` nor
-        `stage_timeouts`, which limit the stages that it tells of, by name (one that is told of again goes on, unless it
-        is another form's); `stage_memory_bytes` do so beside the limit that holds for all. What `on_event` and `on_ask`
-        raise ends the process. Raises ChildDied where the process ended, took longer or grew larger than allowed; a
-        BriskError raised inside as itself; any other exception as CallFailed.
+        The time for which its last event `waits`, said again and again, and that of the answering, count towards
+        neither `timeout_s` nor `stage_timeouts`, which limit the stages that it tells of, by name (one that is told of
+        again goes on, unless it is another form's); `stage_memory_bytes` do so beside the limit that holds for all.
+        What `on_event` and `on_ask` raise ends the process. Raises ChildDied where the process ended, took longer or
+        grew larger than allowed; a BriskError raised inside as itself; any other exception as CallFailed.
         """
         process = self._start()
         watch = _Watch(timeout_s, stage_timeouts or {})
@@ -130,10 +131,15 @@ class Child:
 
     def _heard(self, process: subprocess.Popen[bytes]) -> Event | None:
         """The next message, None where there is none for a while. Raises ChildDied where there will be none."""
+        dead = (
+            process.poll() is not None
+        )  # what it started may hold its end of the pipe: of that nothing would be heard
         try:
             message = self._messages.get(timeout=POLL_S)
         except queue.Empty:
-            return None
+            if not dead:
+                return None
+            message = None
         if message is None:
             raise ChildDied("crashed", self._autopsy(process))
         return message
@@ -239,12 +245,15 @@ class _Watch:
         self._looked = time.monotonic()
         self._spent_s = self._stage_s = 0.0
         self.stage, self._form, self._waiting = "", None, False
+        self._said = 0.0  # when it last said that it waits
 
     def tick(self, *, counts: bool) -> None:
         """Put down the time since the last look. Raises ChildDied where a limit is reached."""
         now = time.monotonic()
         passed, self._looked = now - self._looked, now
-        if self._waiting or not counts:
+        if not counts:
+            self._said = now
+        if not counts or (self._waiting and now - self._said < SILENT_S):
             return
         self._spent_s += passed
         self._stage_s += passed
@@ -256,7 +265,7 @@ class _Watch:
 
     def hear(self, event: Event) -> None:
         """Take note of what the child says it is at."""
-        self._waiting = waits(event)
+        self._waiting, self._said = waits(event), time.monotonic()
         begun = event.get("stage", ""), event.get("form")
         if event.get("event") == "stage" and not self._waiting and begun != (self.stage, self._form):
             (self.stage, self._form), self._stage_s = begun, 0.0  # else it only tells how far it is

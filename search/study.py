@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from spaces.space import Space
 
 PATIENCE = 5  # times that a group may be at work when its driver is killed: it may be what kills the machine
 ANEW = 1.05  # times as many outcomes, and the latency model is fitted again
+AT_ONCE = 20  # proposals that may be told as they are foretold, before the driver has a look at the rest
 DUPLICATES = 100  # proposals in a row that are known already, after which the space counts as exhausted
 
 
@@ -213,7 +215,8 @@ class Study:
     # What to try next ------------------------------------------------------------------------------------------------
 
     def next_group(self, trials: int) -> Group | None:
-        """What to evaluate next, first of all what a dead driver left; None once `trials` are told or under way.
+        """What to evaluate next, first of all what a dead driver left; None once `trials` are told or under way, and a
+        group of nobody where all proposals for a while could be told without a trial: ask again.
 
         Every trial of the group is RUNNING in the storage, its genotype with it, before this returns; all are put there
         at one stroke. Raises SpaceExhausted.
@@ -222,8 +225,10 @@ class Study:
             self._adopted = self._adopt()
         if self._adopted:
             return self._adopted.pop(0)
-        known_already = 0
+        known_already, foretold = 0, 0
         while known_already < DUPLICATES:
+            if foretold == AT_ONCE:
+                return Group((), ())
             told = len(self._outcomes)
             room = trials - told - len(self._asked)
             if room <= 0:
@@ -232,7 +237,10 @@ class Study:
                 group = self._form(self._propose(), room)
             if group:
                 return group
-            known_already = known_already + 1 if len(self._outcomes) == told else 0  # it was told what is foretold
+            if len(self._outcomes) == told:
+                known_already += 1
+            else:
+                known_already, foretold = 0, foretold + 1
         raise SpaceExhausted
 
     def gather_ensemble(self) -> bool:
@@ -384,6 +392,7 @@ class Study:
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING, params=fixed.params, distributions=fixed.distributions, user_attrs=kept
         )
+        self._optuna._thread_local.cached_all_trials = None  # as `ask` does: NSGA-II reads its generations off them
         storage = self._optuna._storage  # Study.add_trial does not tell which trial it made
         return Trial(self._optuna, storage.create_new_trial(self._optuna._study_id, template_trial=template))
 
@@ -507,12 +516,15 @@ class Study:
         if at_work := kept_clock.get("at_work"):  # the last session was killed, then
             self._struck |= {str(number): self._struck.get(str(number), 0) + 1 for number in at_work}
             self.keep_clock({})
+        told = []
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
                 self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
             if frozen.state.is_finished() and "outcome" in kept:
-                self._outcomes[frozen.number] = from_json(Outcome, kept["outcome"])
+                told.append((frozen.datetime_complete or datetime.min, frozen.number, kept["outcome"]))
+        for _, number, outcome in sorted(told, key=lambda one: one[:2]):  # in the order in which they were told
+            self._outcomes[number] = from_json(Outcome, outcome)
 
     def _adopt(self) -> list[Group]:
         """The groups that a dead driver left unfinished; what an older brisk wrote bit by bit, and not whole, fails."""

@@ -137,7 +137,8 @@ def test_more_threads_than_cores_are_refused() -> None:
         Local().measure([REFERENCE], Conditions(threads=3), cores=[0, 1])
 
 
-def test_two_measurements_wait_for_one_another() -> None:
+def test_two_measurements_wait_for_one_another_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectives.latency.devices.local.SAID_S", 0.05)
     name, order, waits = f"test-{os.getpid()}", [], []
 
     def second() -> None:
@@ -147,8 +148,11 @@ def test_two_measurements_wait_for_one_another() -> None:
     with exclusive(name, lambda: None):
         other = threading.Thread(target=second)
         other.start()
-        while not waits:
+        while len(waits) < 3:
             time.sleep(0.01)
         order.append("first")
     other.join(timeout=10)
     assert order == ["first", "second"]
+    said = len(waits)
+    time.sleep(0.2)
+    assert len(waits) == said

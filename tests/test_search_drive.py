@@ -244,7 +244,7 @@ def test_two_lanes_tell_every_trial_once(tmp_path: Path) -> None:
 def test_a_group_goes_to_the_worker_that_has_met_its_architecture(tmp_path: Path) -> None:
     space = Space(cell=("lstm", "gru"), units=(16, 64, 16), learning_rate=(1e-3, 1e-1), lowering=("loop",), steps=(1,))
     ended, heard = driven(
-        tmp_path, Limits(trials=150, workers=2), space=space, baseline=None, extra={"pause_s": "0.05"}
+        tmp_path, Limits(trials=150, workers=2), space=space, baseline=None, sampler="random", extra={"pause_s": "0.05"}
     )
     assert ended == "trials"
     met: dict[Any, set[int]] = {}

@@ -103,6 +103,35 @@ def test_waiting_for_others_is_not_timed(child: Child, tmp_path: Path, monkeypat
         child.call("pausing:pause", {"detail": "process 1 of 8", "seconds": 30}, timeout_s=0.8)
 
 
+def test_a_child_that_waits_must_say_so_again(child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was stopped while it waited would never be ended."""
+    monkeypatch.setattr("search.isolate.SILENT_S", 0.5)
+    (tmp_path / "pausing.py").write_text(PAUSE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(ChildDied, match=r"did not end within 0\.4 s"):
+        child.call("pausing:pause", {"detail": "waiting for another measurement", "seconds": 30}, timeout_s=0.4)
+
+
+FORKED = """
+import os, time
+
+def die():
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(7)
+"""
+
+
+def test_a_child_is_dead_though_what_it_started_lives(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which holds its end of the pipe, so that nothing says that there will be no more."""
+    (tmp_path / "forking.py").write_text(FORKED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(ChildDied, match="ended with exit code 7"):
+        child.call("forking:die", {}, timeout_s=30)
+
+
 def test_close_ends_a_running_call(child: Child, tmp_path: Path) -> None:
     threading.Timer(0.6, child.close).start()
     started = time.monotonic()

@@ -16,12 +16,15 @@ import pytest
 from rehearsed import BASELINE, at_write, bench, plan
 
 from objectives.objective import OBJECTIVES, violations
-from objectives.outcome import Outcome
+from objectives.outcome import FORETOLD, Outcome
 from objectives.rehearsal import invented, prepare
 from search import history
+from search.budget import Limits
+from search.drive import drive
 from search.history import database
-from search.study import PATIENCE, Group, SpaceExhausted, Study
+from search.study import AT_ONCE, PATIENCE, Group, SpaceExhausted, Study
 from spaces.errors import StudyError
+from spaces.genotype import Genotype
 from spaces.record import to_json
 from spaces.space import Space
 
@@ -106,6 +109,33 @@ def test_violations_are_shares_of_the_bound(tmp_path: Path) -> None:
 def test_a_study_cut_at_any_write_goes_on_as_if_nothing_had_happened(tmp_path: Path, sampler: str) -> None:
     whole = _numbered(tmp_path / "whole", sampler, cuts=[])
     assert _numbered(tmp_path / "cut", sampler, cuts=[1, 2, 3, 9, 30, 50, 70]) == whole
+
+
+def test_a_study_goes_on_from_what_it_was_told_in_that_order(tmp_path: Path) -> None:
+    with started(tmp_path) as study:
+        group = study.next_group(100)
+        assert group
+        for number, genotype in reversed([*zip(group.numbers, group.genotypes, strict=True)]):
+            study.tell(number, invented(study.plan.bench, genotype))
+        told = [*study.outcomes]
+    assert told != sorted(told)
+    with started(tmp_path) as study:
+        assert [*study.outcomes] == told
+
+
+def test_proposals_that_need_no_trial_are_told_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or nobody looked at the clock, nor heard the workers, while one after the other is foretold to be hopeless."""
+
+    def hopeless(study: Study, genotype: Genotype) -> Outcome:
+        return Outcome(genotype, "infeasible", untrained_ms=9.0, stage=FORETOLD, reason="foretold")
+
+    monkeypatch.setattr(Study, "_hopeless", hopeless)
+    with started(tmp_path, baseline=None, sampler="random") as study:
+        assert study.next_group(10**6) == Group((), ())
+        assert len(study.outcomes) == AT_ONCE
+    with Study.start(tmp_path, "t", plan(tmp_path, baseline=None, sampler="random")) as study:
+        assert drive(study, Limits(trials=10**6, timeout_s=1.0)) == "timeout"
+        assert len(study.outcomes) > AT_ONCE
 
 
 def test_what_an_older_brisk_left_half_made_is_given_up(tmp_path: Path) -> None:

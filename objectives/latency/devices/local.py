@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,6 +36,7 @@ METER = Path(__file__).parents[1] / "meter.py"
 REFERENCE = Path(__file__).parents[1] / "reference.tflite"
 REFERENCE_SHA256 = "b205f3354a9a9667d1cad66c1221a4fed9a16dde55e5598aee5738c2e94fbe9a"
 METERED = 2  # a figure that the meter finds in another way is another figure
+SAID_S = 5.0  # between two times that a process says that it waits
 START_S = {True: 20.0, False: 180.0}  # silence allowed beyond the sitting's own: TFLite only, with TensorFlow
 
 
@@ -286,7 +288,8 @@ def _answers(process: subprocess.Popen[bytes], pipe: int, silence_s: float) -> I
 
 @contextlib.contextmanager
 def exclusive(name: str, waits: Callable[[], None]) -> Iterator[None]:
-    """Hold the machine-wide lock of a device; the kernel lets it go when its holder dies. `waits` hears if it is held.
+    """Hold the machine-wide lock of a device; the kernel lets it go when its holder dies. `waits` hears, every few
+    seconds, that it is held.
 
     A lock needs no right to write: any user opens the file that another made. Cleaners of temporary files may take the
     file away, so what was locked must still be what the name means.
@@ -305,13 +308,32 @@ def exclusive(name: str, waits: Callable[[], None]) -> Iterator[None]:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                waits()
-                fcntl.flock(held, fcntl.LOCK_EX)
+                with _again_and_again(waits):
+                    fcntl.flock(held, fcntl.LOCK_EX)
             if path.exists() and os.path.samestat(os.fstat(held), path.stat()):
                 yield
                 return
         finally:
             os.close(held)
+
+
+@contextlib.contextmanager
+def _again_and_again(say: Callable[[], None]) -> Iterator[None]:
+    """Say it now and every few seconds: who hears nothing more knows that this process does not wait, but hangs."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(SAID_S):
+            say()
+
+    say()
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _pinned(threads: int, cores: Sequence[int] | None) -> list[int]:
