@@ -20,7 +20,8 @@ from experiments.figures import number
 from experiments.picture import ticks
 from objectives.objective import OBJECTIVES, learned_cost
 from objectives.outcome import FORETOLD, Outcome
-from search.front import dominates, front, hypervolume
+from search.front import dominates, front
+from search.growth import volume
 from search.history import History, known_space
 from spaces.errors import SpecError
 from spaces.record import from_json
@@ -130,7 +131,7 @@ def growth(history: History, summary: Mapping[str, Any]) -> tuple[list[float], l
 def _volumes(history: History, reference: Mapping[str, float]) -> list[float]:
     """The hypervolume after each trial; computed where the front changes, for with four objectives it takes long."""
     points: dict[int | str, list[float]] = {}
-    volume, volumes = 0.0, []
+    share, volumes = 0.0, []
     begun: list[tuple[int | str, Outcome]] = [*history.rewrites.items()]
     for name, outcome in [*begun, *history.outcomes.items()]:
         costs = list(_costs(history, outcome).values())
@@ -138,8 +139,8 @@ def _volumes(history: History, reference: Mapping[str, float]) -> list[float]:
         if finished and not any(dominates(other, costs) for other in points.values()):
             points[name] = costs
             points = {key: points[key] for key in front(points)}
-            volume = hypervolume(list(points.values()), list(reference.values())) / math.prod(reference.values())
-        volumes += [volume] if name in history.outcomes else []
+            share = volume(points.values(), reference)
+        volumes += [share] if name in history.outcomes else []
     return volumes if reference else []
 
 
@@ -248,8 +249,8 @@ def _growth(history: History, summary: Mapping[str, Any]) -> tuple[str, str]:
         figure.update_xaxes(title=label, row=1, col=column)
         figure.update_yaxes(title="hypervolume" if column == 1 else "", tickformat=".3~f", row=1, col=column)
     words = (
-        f"The share of the box up to {_corner(summary)} that the front covers; where it is flat, more trials of this "
-        f"space will bring little. It ended at {volumes[-1]:.4f}"
+        f"The share of the box up to {_corner(summary)} that the front covers, all but errors by their logarithm down "
+        f"to a thousandth; where it is flat, more trials of this space will bring little. It ended at {volumes[-1]:.4f}"
     )
     words += f", and at {summary['hypervolume']:.4f} as measured again (diamond)." if summary["final"] else "."
     if minutes:

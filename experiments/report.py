@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.figures import number
-from experiments.tables import COMPRESSION, batch, batch_title, chosen, compression, drawn, gains
+from experiments.tables import COMPRESSION, batch, batch_title, chosen, compression, drawn, gains, luck
 from search.ledger import form, title
 from spaces.catalog import asked_bits
 
@@ -20,6 +20,9 @@ NARROW, SLIM = 100, 78  # columns: below the first, bits and form share one; bel
 PIPE_COLUMNS = 120  # where nobody's window limits the width
 
 NOISY = "~ its interval is wider than asked for: the machine was noisy"
+
+UNSURE = "^"
+"""Before a figure of the search where others are of the end."""
 
 REHEARSAL = "REHEARSAL: invented figures"
 
@@ -29,6 +32,8 @@ ENDED = {
     "timeout": "It ended because its time was up; the same command goes on with it.",
     "exhausted": "It ended because the sampler found nothing in the space that was not tried yet.",
     "target": "It ended because a point reached what stop_when asks for.",
+    "missed": "It ended because a point reached what stop_when asks for; measured again, none does. The same command "
+    "goes on with it.",
     "settled": "It ended because the hypervolume has settled.",
     "interrupted": "It was interrupted; the same command goes on with it.",
 }
@@ -71,12 +76,15 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
         say(f"Baseline: {provenance(baseline)}; speedup and drop are against it.")
     if front or baseline:
         to.print(table(summary, to.width, ascii_only=say.ascii_only))
-        _say_footnotes([*shown(front), *([baseline] if baseline else [])], say)
+        _say_footnotes(summary, [*shown(front), *([baseline] if baseline else [])], say)
         if any(_as_good(point, front) for point in shown(front)):
             say(
                 "+ as many points as good in all, within noise; --json names them",
                 style="dim",
             )
+    for point in shown(front):
+        for line in luck(point):
+            say(line)
     _write_beside(summary, to, say)
     say("")
     say(counts_line(summary))
@@ -144,7 +152,7 @@ def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Consol
     ascii_only = say.ascii_only
     alone = {**point, "ties": [], "tie_of": None}
     to.print(table({**summary, "front": [alone]}, to.width, ascii_only=ascii_only))
-    for line in gains(point):
+    for line in (*luck(point), *gains(point)):
         say(line)
 
 
@@ -172,7 +180,8 @@ def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -
         cells = ["base" if point["trial"] == "baseline" else str(point["trial"]), title(point["genotype"]) + named]
         served = [bits(point), form(point["genotype"])]
         cells += [" ".join(served)] if len(shapes) == 1 else served if shapes else []
-        cells += [latency(point["latency_ms"]), _times(point.get("speedup")), quality(point["quality"])]
+        sign = UNSURE if _searched(summary, point) else ""
+        cells += [sign + latency(point["latency_ms"]), _times(point.get("speedup")), quality(point["quality"])]
         if width >= SLIM:
             cells += [_drop(point), f"{point['size_bytes'] / 1024:.1f}"]
         style = "bold" if point is baseline else ""
@@ -329,7 +338,12 @@ class _Speaker:
         return line.translate(ASCII) if self.ascii_only else line
 
 
-def _say_footnotes(points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
+def _searched(summary: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    """Whether its figures are of the search, where others were measured again."""
+    return bool(summary.get("final")) and point.get("final") is False
+
+
+def _say_footnotes(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
     if any(point["latency_ms"]["batch"] > 1 for point in points):
         say(
             "latency is of a call of as many sequences as b says; faster, bounds and rules count one sequence",
@@ -341,6 +355,10 @@ def _say_footnotes(points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
         {point["latency_ms"].get("why", "") for point in points if point["latency_ms"].get("trusted") is False}
     ):
         say(f"! not to be relied on: {why}", style="dim")
+    unsure = [point for point in points if _searched(summary, point)]
+    reasons = {note for point in unsure for note in point.get("notes", ()) if "measured again" in note}
+    for why in sorted(reasons) or (["not measured again at the end"] if unsure else []):
+        say(f"{UNSURE} the latency of the search: {why}", style="dim")
     if any("→" in bits(point) for point in points):
         say("→ the bit width asked for became the one after the arrow", style="dim")
     if all(point["quality"].get("test") is None for point in points):

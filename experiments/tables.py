@@ -45,8 +45,16 @@ def batch(summary: Mapping[str, Any]) -> Rows:
 
 def batch_title(curve: Mapping[str, Any]) -> str:
     """What the curve is of."""
-    name = f"Trial {curve['trial']}" if isinstance(curve["trial"], int) else curve["trial"]
-    return f"{name} at each batch size, measured in one sitting:"
+    return f"{_named(curve)} at each batch size, measured in one sitting:"
+
+
+def luck(point: Mapping[str, Any]) -> list[str]:
+    """What a point's model came to when it was trained again from other seeds."""
+    if not (seeds := point.get("seeds")):
+        return []
+    own, *others = (f"{figure:.3f}" for figure in seeds["validation"])
+    metric = point["quality"]["metric"]
+    return [f"{_named(point)} from other seeds: validation {metric} {', '.join(others)}; {own} in the search"]
 
 
 def gains(point: Mapping[str, Any]) -> list[str]:
@@ -92,6 +100,10 @@ def markdown(title: str, rows: Rows) -> str:
         return ""
     lines = [heads, ("---",) * len(heads), *cells]
     return "\n".join([title, "", *("| " + " | ".join(line) + " |" for line in lines), ""])
+
+
+def _named(of: Mapping[str, Any]) -> str:
+    return f"Trial {of['trial']}" if isinstance(of["trial"], int) else str(of["trial"])
 
 
 def _batch(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -44,10 +44,17 @@ def rmse(y: Array, output: Array) -> float:
     return float(np.sqrt(_squared(y, output).mean()))
 
 
-def _share_stderr(y: Array, output: Array) -> float:
-    """Of a share p of n independent labels: sqrt(p (1 - p) / n)."""
-    p = accuracy(y, output)
-    return float(np.sqrt(p * (1 - p) / len(y)))
+def share_stderr(share: float, n: int) -> float:
+    """Of a share of n independent labels: the deviation of what it may be once these are known and all shares were as
+    likely before (Bayes and Laplace: the beta distribution of n p + 1 and n (1 - p) + 1). Other than
+    sqrt(p (1 - p) / n) it is not 0 where all are right.
+    """
+    p = (share * n + 1) / (n + 2)
+    return float(np.sqrt(p * (1 - p) / (n + 3)))
+
+
+def _label_stderr(y: Array, output: Array) -> float:
+    return share_stderr(accuracy(y, output), len(y))
 
 
 def _clustered_stderr(y: Array, output: Array) -> float:
@@ -59,7 +66,8 @@ def _clustered_stderr(y: Array, output: Array) -> float:
     right, steps = _correct(y, output).sum(axis=1), (y >= 0).sum(axis=1)
     residual = right - steps * (right.sum() / steps.sum())
     inflate = len(y) / max(len(y) - 1, 1)
-    return float(np.sqrt(inflate * np.square(residual).sum()) / steps.sum())
+    # Where all are right, or none is, as if one were not: that nothing varies does not say that nothing will.
+    return float(np.sqrt(inflate * max(np.square(residual).sum(), 1.0)) / steps.sum())
 
 
 def _rmse_stderr(y: Array, output: Array) -> float:
@@ -101,7 +109,7 @@ def _itself(score: float) -> float:
 
 
 TASKS: dict[str, Task] = {
-    "classification": Task("classification", "accuracy", accuracy, _shortfall, _share_stderr, _trivial_accuracy_error),
+    "classification": Task("classification", "accuracy", accuracy, _shortfall, _label_stderr, _trivial_accuracy_error),
     "regression": Task("regression", "rmse", rmse, _itself, _rmse_stderr, _trivial_rmse),
     "tagging": Task("tagging", "accuracy", accuracy, _shortfall, _clustered_stderr, _trivial_accuracy_error),
 }

@@ -69,8 +69,8 @@ def reached(text: str, history: History) -> str:
     if text == SETTLED:
         done = settled(history.outcomes.values(), reference_of(history))
         return SETTLED if done else ""
-    if history.plan.baseline and history.baseline is None:  # still in training: drop and speedup are against it
-        return ""
+    if history.plan.baseline and (history.baseline is None or history.baseline.state != "complete"):
+        return ""  # still in training, or tried again: drop and speedup are against it
     names = front_of(history)
     try:
         pick([point_of(history, name) for name in names], text)

@@ -14,6 +14,7 @@ from statistics import median
 from objectives.artifact import Artifact
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Measurement, Outcome, Quality
+from objectives.task import share_stderr
 from spaces.genotype import Deployment, Genotype, Training
 
 Name = int | str
@@ -214,7 +215,7 @@ def _packed_ratio(artifact: Artifact, plain: Artifact) -> float:
 def _error(quality: Quality, tested: bool, rows: int) -> tuple[float, float]:
     """(the error, its standard error): of the test part as it was found, of the validation part by its size.
 
-    Of a share p of n labels that is sqrt(p (1 - p) / n), of a root mean square of n normal errors s / sqrt(2 n).
+    Of a share of n labels that is `share_stderr`, of a root mean square of n normal errors s / sqrt(2 n).
     """
     share = quality.metric == "accuracy"
     if tested:
@@ -223,7 +224,7 @@ def _error(quality: Quality, tested: bool, rows: int) -> tuple[float, float]:
     if not rows:
         return quality.error, 0.0
     error = quality.error
-    return error, math.sqrt(error * (1 - error) / rows) if share else error / math.sqrt(2 * rows)
+    return error, share_stderr(error, rows) if share else error / math.sqrt(2 * rows)
 
 
 def _entry(found: list[Pair]) -> Entry:

@@ -40,13 +40,16 @@ def twins_of(history: History, name: Name) -> list[dict[str, Any]]:
 
 
 def seeds_of(history: History, name: Name) -> dict[str, Any] | None:
-    """The validation figures of all trainings of a candidate, its own first, their mean and deviation; None of one."""
+    """The validation figures of all trainings of a candidate, its own first; the mean of the others, for it was chosen
+    for its own, and the deviation of all. None where it was not trained again.
+    """
     outcome = history.candidates.get(name)
     again = [each for key, each in history.seeds.items() if key.split("-", 2)[2] == str(name)]
-    found = [each.quality.validation for each in (outcome, *again) if each and each.quality]
-    if len(found) < 2:
+    own, *others = [each.quality.validation for each in (outcome, *again) if each and each.quality] or [0.0]
+    if not others:
         return None
-    return {"validation": found, "mean": statistics.mean(found), "std": statistics.stdev(found)}
+    found = [own, *others]
+    return {"validation": found, "mean": statistics.mean(others), "std": statistics.stdev(found)}
 
 
 def _pairs(history: History, techniques: tuple[Any, ...] = TECHNIQUES, of: list[Name] | None = None) -> Iterator[Pair]:
@@ -56,4 +59,5 @@ def _pairs(history: History, techniques: tuple[Any, ...] = TECHNIQUES, of: list[
         searched["baseline"] = history.baseline
     sequences = history.prepared.get("summary", {}).get("sequences", {})
     rows = sequences.get("validation", 0)
-    return pairs(searched, history.finals, rows=rows, techniques=techniques, of=of)
+    finals = {name: outcome for name, outcome in history.finals.items() if not outcome.reason}  # measured again
+    return pairs(searched, finals, rows=rows, techniques=techniques, of=of)

@@ -65,7 +65,9 @@ def advice(history: History, found: Mapping[str, Any], checks: Sequence[Check]) 
         stop = "the hypervolume has settled" + ("; a study of a wider space may find more" if wider else "")
     if stop:
         return {"verdict": "stop now", "text": stop}
-    if verdict["settled"] == "bad":
+    if history.ended == "missed":
+        reason = "measured again, no point reaches what stop_when asks for"
+    elif verdict["settled"] == "bad":
         reason = "the hypervolume still grows"
     elif verdict["settled"] == "good":
         reason = f"the hypervolume has settled, but on {models} trained models only"
@@ -153,7 +155,8 @@ def _ranks(values: Floats) -> Floats:
 
 def columns(genotypes: Sequence[Genotype], *, squares: bool = True) -> Floats:
     """[candidates, columns]: a constant; numbers, standardised, positive ones by logarithm, and their squares if asked
-    for; one column for each value of the other genes. What does not vary is left out.
+    for, and whether there is one where some have none; one column for each value of the other genes. What does not vary
+    is left out.
     """
     rows = [_genes(genotype) for genotype in genotypes]
     found = [np.ones(len(rows))]
@@ -162,11 +165,15 @@ def columns(genotypes: Sequence[Genotype], *, squares: bool = True) -> Floats:
         kinds = list(dict.fromkeys(values))
         if len(kinds) == 1:
             continue
-        if len(kinds) > 2 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in kinds):
-            column = np.array(values, dtype=np.float64)
-            column = np.log(column) if column.min() > 0 else column
-            column = (column - column.mean()) / column.std()
+        numbers = [kind for kind in kinds if isinstance(kind, int | float) and not isinstance(kind, bool)]
+        if len(numbers) > 2 and {*kinds} <= {None, *numbers}:
+            known = np.array([value is not None for value in values])
+            column = np.array([0.0 if value is None else value for value in values])
+            column = np.log(column, where=known, out=np.zeros(len(rows))) if min(numbers) > 0 else column
+            column[known] = (column[known] - column[known].mean()) / column[known].std()
+            column[~known] = 0.0  # the mean of those that have one
             found += [column, column**2] if squares else [column]
+            found += [known.astype(np.float64)] if not known.all() else []
         else:
             places = {kind: place for place, kind in enumerate(kinds)}
             found += list(np.eye(len(kinds))[:, [places[value] for value in values]])
@@ -220,7 +227,9 @@ def _models(history: History) -> Check:
         return _check("models", True, f"{what}: all that the sampler finds")
     if models >= enough:
         return _check("models", True, what)
-    return _check("models", False, f"{what}: take {enough} or more, with --trials")
+    outcomes = f" {math.ceil(enough / models * len(history.outcomes))}" if models else ""
+    longer = "a longer --timeout" if history.ended == "timeout" else f"--trials{outcomes}"
+    return _check("models", False, f"{what}: take {enough} or more, with {longer}")
 
 
 def _searched(history: History) -> int:
@@ -250,20 +259,22 @@ def _growth(history: History, reference: Mapping[str, float]) -> Check:
 
 
 def _beaten(points: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any] | None) -> Iterator[Check]:
-    """Whether a point is better than the baseline in all, or faster and as good within one standard error."""
+    """Whether a point that is as good as the baseline within one standard error is faster, or else dominates it."""
     if baseline is None:
         return
-    base = list(baseline["costs"].values())
-    better = [point for point in points if dominates(list(point["costs"].values()), base)]
     as_good = [point for point in points if point["drop"] is not None and _worse(point, baseline) <= 0]
     fast = [point for point in as_good if _speedup(point) > 1 + OBJECTIVES["latency"].noise]
-    faster = max(better + fast, key=_speedup, default=None)
-    if faster is None:
+    better = fast or [
+        point for point in as_good if dominates(*(list(of["costs"].values()) for of in (point, baseline)))
+    ]
+    best = max(better, key=_speedup, default=None)
+    if best is None:
         yield _check("baseline", False if points else None, _short_of(points, bool(as_good)))
         return
-    words = "better in every objective" if faster in better else "as good within one standard error"
-    said = f"{_named(faster)} is {_speedup(faster):.1f} times as fast as the baseline, and {words}"
-    yield _check("baseline", True, said)
+    costs, others = best["costs"], [name for name in best["costs"] if name not in ("quality", "latency")]
+    worse = _drop(best) > 0 or any(costs[name] > baseline["costs"][name] for name in others)
+    words = "as good within one standard error" if worse else "no worse in any objective"
+    yield _check("baseline", True, f"{_named(best)} is {_speedup(best):.1f} times as fast as the baseline, and {words}")
 
 
 def _short_of(points: Sequence[Mapping[str, Any]], as_good: bool) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from typing import Any
 
 from objectives.objective import OBJECTIVES
 from objectives.outcome import FORETOLD, Outcome
-from search.front import extended, hypervolume
+from search.front import extended
+from search.growth import volume
 from spaces.genotype import HYPERMODEL, MODEL, Genotype
 
 Key = int | str
@@ -126,14 +126,14 @@ def curve(
 ) -> list[tuple[int, dict[str, float]]]:
     """(step, figures) after each told trial past the first `since`: the best of each objective, and the hypervolume.
 
-    Baseline and rewrites are no trials, but rewrites are points from the start. The hypervolume is a share of the box
+    Baseline and rewrites are no trials, but rewrites are points from the start. The hypervolume is that
     below `summary["reference"]` (objective -> cost), as in `summary["hypervolume"]`; left out where there is none yet.
     """
     reference: Mapping[str, float] = summary.get("reference") or {}
     curves: list[tuple[int, dict[str, float]]] = []
     best: dict[str, float] = {}
     rewritten = [(name, outcome) for name, outcome in outcomes if str(name).startswith("rewrite-")]
-    points, volume, box = _with({}, rewritten, reference), 0.0, math.prod(reference.values())
+    points, share = _with({}, rewritten, reference), 0.0
     told = [(number, outcome) for number, outcome in outcomes if isinstance(number, int)]
     for step, (number, outcome) in enumerate(told, start=1):
         before = points
@@ -145,8 +145,8 @@ def curve(
             shown = {BEST[name]: cost for name, cost in best.items()} | {"pareto_size": float(len(points))}
             if reference:
                 if points is not before or not curves:
-                    volume = hypervolume(list(points.values()), list(reference.values())) / box
-                shown["hypervolume"] = volume
+                    share = volume(points.values(), reference)
+                shown["hypervolume"] = share
             curves.append((step, shown))
     return curves
 

@@ -12,8 +12,9 @@ from objectives.outcome import Outcome
 from objectives.task import TASKS
 from search.batches import curve, forms
 from search.economy import economy
-from search.front import RULES, dominates, front, hypervolume, led, pick, tied
+from search.front import RULES, dominates, front, led, pick, tied
 from search.gains import compression, seeds_of, twins_of
+from search.growth import volume
 from search.health import advice, health
 from search.history import History
 from spaces.genotype import Genotype
@@ -47,7 +48,6 @@ def summarise(study: History | Kept) -> dict[str, Any]:
     points = _points(history, numbers)
     reference = reference_of(history)
     costs = [_costs(history, latest(history, number)) for number in numbers]
-    volume = hypervolume([list(cost.values()) for cost in costs], list(reference.values())) if reference else 0.0
     found = {
         "study": history.name,
         "task": to_json(history.plan.bench.task) | dict(history.prepared.get("summary", {})),
@@ -56,7 +56,7 @@ def summarise(study: History | Kept) -> dict[str, Any]:
         "counts": history.counts,
         "duplicates": history.duplicates,
         "failures": _failures(history),
-        "hypervolume": volume / math.prod(reference.values()) if volume else 0.0,
+        "hypervolume": volume([list(cost.values()) for cost in costs], reference),
         "reference": reference,
         "wall_s": history.wall_s,
         "seconds": seconds(history),
@@ -79,7 +79,7 @@ def front_of(history: History, *, final: bool = False) -> list[int | str]:
 
     By the figures of the search; with `final`, where there are figures from the end, by those, among the candidates
     that have them. They kept within the bounds in the search, so that only a latency whose whole interval is over its
-    bound takes them off: the two figures are of different sittings.
+    bound, or a memory by more than its noise, takes them off: the two figures are of different sittings.
     """
     pool = _finished(history, final=final)
     costs = {number: list(_costs(history, outcome).values()) for number, outcome in pool.items()}
@@ -101,16 +101,19 @@ def _finished(history: History, *, final: bool) -> dict[int | str, Outcome]:
 
 
 def _lowest(outcome: Outcome) -> Outcome:
-    """With the lowest latency that its interval allows."""
+    """With the lowest latency that its interval allows, and the least memory that noise does."""
     measured = outcome.measurement
-    return replace(outcome, measurement=replace(measured, median_ms=measured.ci_ms[0])) if measured else outcome
+    if measured is None:
+        return outcome
+    memory = math.floor(measured.peak_memory_bytes * (1 - OBJECTIVES["memory"].noise))
+    return replace(outcome, measurement=replace(measured, median_ms=measured.ci_ms[0], peak_memory_bytes=memory))
 
 
 def _upheld(history: History) -> History:
     """With the latencies of the search where those of the end would leave no front at all."""
     if not history.finals or front_of(history, final=True):
         return history
-    reason = "measured again at the end, it was over the bound: the latency is that of the search"
+    reason = "measured again at the end, it was over the bound"
     finals = dict(history.finals)
     for name, found in history.finals.items():
         if name in history.candidates:
@@ -120,7 +123,7 @@ def _upheld(history: History) -> History:
 
 
 def reference_of(history: History) -> dict[str, float]:
-    """The corner that the hypervolume is measured from, as a share of the box it spans: {} before anything is known.
+    """The corner that the hypervolume is measured from (`search.growth.volume`): {} before anything is known.
 
     For the error that of a constant predictor, for other objectives the baseline's value; in a study without one the
     bound, or else the worst finished candidate's.
@@ -186,7 +189,7 @@ def seconds(history: History) -> dict[str, Any]:
     that of the workers' time in which they had nothing to do, or waited for the device.
     """
     stages: dict[str, float] = {}
-    beside = (*history.twins.values(), *history.batches.values())
+    beside = (*history.twins.values(), *history.batches.values(), *history.seeds.values())
     for outcome in (*history.candidates.values(), *beside, *([history.baseline] if history.baseline else [])):
         for stage, spent in outcome.seconds.items():
             stages[stage] = stages.get(stage, 0.0) + spent
@@ -231,7 +234,7 @@ def _failures(history: History) -> list[dict[str, Any]]:
     baseline: list[tuple[int | str, Outcome]] = [("baseline", history.baseline)] if history.baseline else []
     return [
         {"trial": name, "stage": outcome.stage, "reason": outcome.reason}
-        for name, outcome in [*baseline, *history.candidates.items(), *history.twins.items()]
+        for name, outcome in [*baseline, *history.candidates.items(), *history.twins.items(), *history.seeds.items()]
         if outcome.state == "failed"
     ]
 
@@ -372,6 +375,8 @@ def _against(history: History, outcome: Outcome) -> dict[str, float | None]:
     if history.baseline is None or history.baseline.state != "complete":
         return {"speedup": None, "drop": None, "test_drop": None}
     base = latest(history, "baseline")
+    if outcome.reason and history.baseline.measurement:  # its latency is of the search: two sittings do not compare
+        base = replace(base, measurement=history.baseline.measurement)
     assert base.quality, "the baseline is complete"
     assert outcome.quality, "only finished candidates are compared"
     test_drop = None

@@ -86,6 +86,7 @@ def test_a_study_that_ended_early_says_why():
     assert "not tried yet" in written({**summary, "ended": "exhausted"})
     assert "what stop_when asks for" in written({**summary, "ended": "target"})
     assert "hypervolume has settled" in written({**summary, "ended": "settled"})
+    assert "measured again, none does" in " ".join(written({**summary, "ended": "missed"}).split())
     assert "It was interrupted" in written({**summary, "ended": "interrupted"})
     assert "It ended" not in written({**summary, "ended": "trials"})
 
@@ -114,6 +115,26 @@ def test_a_validation_figure_has_its_standard_error_where_that_is_known():
     assert report.quality(found) == "0.950±0.012"
     assert report.quality({**found, "stderr": None}) == "0.950"
     assert report.quality({**found, "test": 0.94, "test_stderr": 0.02}) == "0.940±0.020"
+
+
+def test_what_was_not_measured_again_is_marked_and_said():
+    summary, _ = study(24)
+    note = "measured again at the end, it was over the bound"
+    first, *others = ({**point, "final": True} for point in summary["front"])
+    text = written({**summary, "final": True, "front": [{**first, "final": False, "notes": [note]}, *others]})
+    assert f"^{report.latency(first['latency_ms'])}" in text
+    assert f"^ the latency of the search: {note}" in text
+    assert "^" not in written({**summary, "final": True, "front": [first, *others]})
+    assert "^" not in written(summary)
+
+
+def test_what_other_seeds_came_to_is_said():
+    summary, _ = study(24)
+    first, *others = summary["front"]
+    lucky = {**first, "seeds": {"validation": [0.975, 0.968, 0.971], "mean": 0.9695, "std": 0.003}}
+    words = f"Trial {first['trial']} from other seeds: validation accuracy 0.968, 0.971; 0.975 in the search"
+    assert words in written({**summary, "front": [lucky, *others]})
+    assert "other seeds" not in written(summary)
 
 
 def check(name, verdict, text=""):

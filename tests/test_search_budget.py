@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from search.budget import Limits, problem, reached
 from search.drive import drive
 from search.growth import settled, volume
 from search.study import Study
-from search.summary import summarise
+from search.summary import front_of, summarise
 from spaces.errors import InputError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 
@@ -46,13 +47,26 @@ def test_rules_that_are_none(text: str, words: str) -> None:
     assert words in problem(text, "accuracy", baseline=True)
 
 
-def test_the_volume_of_one_point_is_its_box(tmp_path: Path) -> None:
-    one = told(tmp_path, 32, 0.1)
-    assert one.measurement
-    assert one.artifact
-    sides = (0.9 - 0.1, 10.0 - one.measurement.median_ms, 1000.0 - one.artifact.size_bytes / 1024)
-    assert volume([one, replace(one, state="failed")], REFERENCE) == pytest.approx(sides[0] * sides[1] * sides[2])
-    assert volume([], REFERENCE) == 0.0
+def test_the_volume_of_one_point_is_its_share_of_the_box() -> None:
+    """By hand: of errors as they are, of the rest by logarithms down to a thousandth, below which is nothing."""
+    assert volume([(0.3, 1.0, 10.0)], REFERENCE) == pytest.approx((0.6 / 0.9) * (1 / 3) * (2 / 3))
+    assert volume([(0.0, 1e-5, 0.5)], REFERENCE) == pytest.approx(1.0)
+    assert volume([(0.95, 1.0, 10.0), (0.3, math.inf, 1.0)], REFERENCE) == 0.0
+    assert volume([], REFERENCE) == volume([], {}) == 0.0
+
+
+def test_half_of_a_latency_is_as_much_however_short_it_is(tmp_path: Path) -> None:
+    """A search that still finds models twice as fast has not settled, though both are far faster than the corner."""
+
+    def taking(units: int, ms: float) -> Outcome:
+        made = told(tmp_path, units, 0.1)
+        assert made.measurement
+        return replace(made, measurement=replace(made.measurement, median_ms=ms))
+
+    first = [taking(units, 0.1) for units in range(1, 31)]
+    assert settled([*first, *(taking(units, 0.05) for units in range(31, 46))], REFERENCE) is False
+    assert settled([*first, *(taking(units, 0.1) for units in range(31, 46))], REFERENCE) is True
+    assert settled(first, REFERENCE | {"latency": 1e-4}) is None  # nothing lies below this corner
 
 
 def test_settled_when_the_last_third_brought_nothing(tmp_path: Path) -> None:
@@ -84,9 +98,31 @@ def test_what_is_against_the_baseline_waits_for_it(tmp_path: Path) -> None:
     found = history.read(tmp_path, "s")
     assert reached("drop<=0.5", found) == "target"
     assert reached("drop<=0.5", replace(found, baseline=None)) == ""
+    assert found.baseline
+    assert reached("drop<=0.5", replace(found, baseline=replace(found.baseline, state="failed"))) == ""
     alone = replace(found, plan=replace(found.plan, baseline=None), baseline=None)
     with pytest.raises(InputError, match="this study has none"):
         reached("drop<=0.5", alone)
+
+
+def test_what_ended_a_study_must_hold_when_it_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = "accuracy>=0.9, latency_ms<=0.1"
+
+    def slower(kept: Study, *_: Any) -> float:
+        finals = {number: kept.outcomes[number] for number in front_of(kept.history())}
+        measured = {number: one.measurement for number, one in finals.items() if one.measurement}
+        again = {number: replace(one, median_ms=9.0, ci_ms=(8.9, 9.1)) for number, one in measured.items()}
+        kept.keep_final({number: replace(finals[number], measurement=one) for number, one in again.items()})
+        return 0.0
+
+    monkeypatch.setattr("search.drive.finish", slower)
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+        assert drive(study, Limits(trials=300, stop_when=rule)) == "missed"
+        summary = summarise(study)
+    assert summary["advice"]["verdict"] == "worth going on"
+    assert summary["advice"]["text"] == "measured again, no point reaches what stop_when asks for"
 
 
 def test_a_study_that_winds_down_keeps_its_stage_and_judges_its_front(tmp_path: Path) -> None:

@@ -153,8 +153,9 @@ def test_models_are_counted_not_forms_and_those_that_were_stopped_too(tmp_path: 
     outcomes = trained(tmp_path, 24)
     assert checked(study(tmp_path, outcomes))["models"] == (
         "bad",
-        "24 trained models for 5 searched genes: take 25 or more, with --trials",
+        "24 trained models for 5 searched genes: take 25 or more, with --trials 100",
     )
+    assert checked(study(tmp_path, outcomes, ended="timeout"))["models"][1].endswith("with a longer --timeout")
     last = Outcome(models(1, seed=1)[0], "stopped", stage="train", learned=(0.3,))
     assert checked(study(tmp_path, [*outcomes, last]))["models"][0] == "good"
     assert checked(study(tmp_path, outcomes, ended="exhausted"))["models"][0] == "good"
@@ -280,7 +281,14 @@ def test_what_dominates_the_baseline_beats_it(tmp_path: Path) -> None:
     half = replace(found.measurement, median_ms=found.measurement.median_ms / 2)
     better = replace(found, genotype=of(32), measurement=half)
     verdict, text = checked(study(tmp_path, [better]))["baseline"]
-    assert (verdict, text.split(", and ")[1]) == ("good", "better in every objective")
+    assert (verdict, text.split(", and ")[1]) == ("good", "no worse in any objective")
+    hardly = replace(better, measurement=replace(half, median_ms=found.measurement.median_ms * 0.999))
+    assert checked(study(tmp_path, [hardly]))["baseline"][1].startswith("trial 0 is 1.0 times as fast")
+    assert found.quality
+    worse = replace(better, quality=replace(found.quality, test=found.quality.validation - 0.02, test_stderr=0.03))
+    base = replace(found, quality=replace(found.quality, test=found.quality.validation, test_stderr=0.01))
+    tested = study(tmp_path, [worse], finals={0: worse, "baseline": base})
+    assert checked(tested)["baseline"][1].endswith("as good within one standard error")
 
 
 def advised(history: History) -> tuple[str, str]:

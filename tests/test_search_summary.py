@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def study(home: Path, outcomes: dict[int, Outcome], *, baseline: bool = True, **
         training_s=12.0,
         measuring_s=6.0,
         ended="",
+        **more,
     )
 
 
@@ -87,7 +89,8 @@ def test_hypervolume_is_a_share_of_the_box(tmp_path: Path, four: dict[int, Outco
     """By hand: the corner is a constant's error (0.9), the baseline's latency (4 ms) and size (100 KiB)."""
     history = study(tmp_path, {0: four[0]})
     assert reference_of(history) == {"quality": 0.9, "latency": 4.0, "size": 100.0}
-    assert summarise(history)["hypervolume"] == pytest.approx((0.8 / 0.9) * (3.6 / 4) * (90 / 100))
+    shares = (0.8 / 0.9) * (math.log(4 / 0.4) / math.log(1000)) * (math.log(100 / 10) / math.log(1000))
+    assert summarise(history)["hypervolume"] == pytest.approx(shares)
     assert summarise(study(tmp_path, {}))["hypervolume"] == 0
 
 
@@ -138,6 +141,17 @@ def test_the_end_leaves_no_front_empty(tmp_path: Path, four: dict[int, Outcome])
     point = summarise(study(tmp_path, four, finals=finals, bounds={"latency": 0.5}))["front"]
     assert [(one["trial"], one["latency_ms"]["median"], one["final"]) for one in point] == [(0, 0.4, False)]
     assert "over the bound" in point[0]["notes"][-1]
+    assert point[0]["speedup"] == pytest.approx(4.0 / 0.4)  # both of the search
+
+
+def test_what_ran_from_other_seeds_and_failed_is_told(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    again = replace(four[0], state="failed", stage="train", reason="the loss became nan", quality=None)
+    found = summarise(
+        study(tmp_path, four, seeds={"seed-1-0": again, "seed-2-0": outcome(tmp_path, 16, 0.12, 0.4, 10)})
+    )
+    assert {"trial": "seed-1-0", "stage": "train", "reason": "the loss became nan"} in found["failures"]
+    assert found["front"][0]["seeds"]["validation"] == pytest.approx([0.9, 0.88])
+    assert found["front"][0]["seeds"]["mean"] == pytest.approx(0.88)
 
 
 def test_what_could_not_be_measured_again_is_not_final(tmp_path: Path, four: dict[int, Outcome]) -> None:
