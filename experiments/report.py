@@ -152,6 +152,7 @@ def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Consol
     ascii_only = say.ascii_only
     alone = {**point, "ties": [], "tie_of": None}
     to.print(table({**summary, "front": [alone]}, to.width, ascii_only=ascii_only))
+    _say_footnotes(summary, [alone, *([summary["baseline"]] if summary.get("baseline") else [])], say)
     for line in (*luck(point), *gains(point)):
         say(line)
 
@@ -358,7 +359,7 @@ def _say_footnotes(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any
     unsure = [point for point in points if _searched(summary, point)]
     reasons = {note for point in unsure for note in point.get("notes", ()) if "measured again" in note}
     for why in sorted(reasons) or (["not measured again at the end"] if unsure else []):
-        say(f"{UNSURE} the latency of the search: {why}", style="dim")
+        say(f"{UNSURE} of the search: {why}", style="dim")
     if any("→" in bits(point) for point in points):
         say("→ the bit width asked for became the one after the arrow", style="dim")
     if all(point["quality"].get("test") is None for point in points):

@@ -70,16 +70,13 @@ class Built(Foreign):
         if trainee.plain:
             with strategy.scope():
                 compile_plainly(trainee, data, self._genotype.training, spec)
-        # To answer in between would change what a layer with a memory of its own learns.
-        stateful = any(getattr(layer, "stateful", False) for layer in self.loaded.layers)
-        epochs = () if stateful else epochs_of(spec.rungs, spec.epochs)
         cache, key, task = Cache(self._bench.home), self._key(hp), TASKS[self._data.signature.kind]
         (x, y), seed = (self._data.validation.x, self._data.validation.y), self._bench.training_seed
-        rungs = Rungs(epochs, lambda told: task.error(task.score(y, self.answer(x))), goes_on, cache, key)
+        rungs = Rungs(self._asked_at, lambda told: task.error(task.score(y, self.answer(x))), goes_on, cache, key)
         lasting = not own_fit(self._hyper) and resumable(trainee)
         history = fit(self._hyper.fit, hp, trainee, data, spec, seed=seed, emit=emit, rungs=rungs, lasting=lasting)
-        told = {"learned": rungs.learned, "rungs": epochs, "notes": _notes(hp, self._genotype)}
-        self.history = {**history, **told}
+        asked = {"learned": rungs.learned, "rungs": self._asked_at, "ran": history["epochs_run"]}
+        self.history = {**history, **asked, "notes": _notes(hp, self._genotype)}
         weights = {f"{place:04d}": array for place, array in enumerate(trainee.model.get_weights())}
         cache.keep_arrays("built", key, weights)
         cache.keep_record("built", key, self.history)
@@ -114,9 +111,14 @@ class Built(Foreign):
         if arrays is None or history is None or "learned" not in history:  # an older brisk asked at no rungs
             return False
         trainee.model.set_weights(list(arrays.values()))
-        spec = self._bench.training
-        self.history = history | {"learned": learned_at(history, epochs_of(spec.rungs, spec.epochs))}
+        self.history = history | {"learned": learned_at(history, self._asked_at)}
         return True
+
+    @property
+    def _asked_at(self) -> tuple[int, ...]:
+        """The rungs; none where a layer has a memory, for to answer in between would change what it learns."""
+        stateful = any(getattr(layer, "stateful", False) for layer in self.loaded.layers)
+        return () if stateful else epochs_of(self._bench.training.rungs, self._bench.training.epochs)
 
     def _key(self, hp: Any) -> str:
         """Names trained weights by all they depend on: of the values those that were asked for, if that is known."""

@@ -399,7 +399,7 @@ def _sitting(
     fresh = dict(zip(missing, figures, strict=True))
     for key, measurement in fresh.items():
         if isinstance(measurement, Measurement):
-            fresh[key] = measurement = comparable(measurement, group.cache, tool.fingerprint(group.bench.conditions))
+            fresh[key] = measurement = comparable(measurement, group.cache, tool, conditions)
             if measurement.trusted or stage == "untrained":  # a look is never more than that
                 group.cache.keep_record("measured", key, to_json(measurement), lasting=False)
     return [{**found, **fresh}[key] for key in keys]

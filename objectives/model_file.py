@@ -64,9 +64,9 @@ def code(place: str, root: str) -> ModelFile:
         )
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     sources = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
-    if not sources and spec.origin and Path(spec.origin).is_file():
-        sources = [Path(spec.origin)]
-    return ModelFile(place, _digest(sources))
+    if sources:
+        return ModelFile(place, _digest(sources))
+    return ModelFile(place, sha256_of(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else "")
 
 
 def _digest(sources: Sequence[Path]) -> str:

@@ -218,7 +218,7 @@ def trained(
     cache, teachers = Cache(bench.home), _teachers_of(bench, genotype)
     key = training_key(bench, data, genotype, teachers)
     before = genotype.training.before
-    begun, learned = _begun(bench, data, genotype, before, emit, goes_on) if before else ({}, [])
+    begun, first = _begun(bench, data, genotype, before, emit, goes_on) if before else ({}, {})
     lesson = _lesson(bench, data, teachers, emit) if teachers else None
     untrained = untrained or Trained(bench, data, genotype)
     put_weights(untrained.model, begun or untrained.beginning)  # last: what went before may have trained this model
@@ -239,9 +239,8 @@ def trained(
         graphs=untrained.graphs,
         outputs=untrained.outputs,
     )
-    history["rungs"] = _asked_at(bench)
-    if before:
-        history["learned"] = learned
+    asked = first or {**history, "ran": history["epochs_run"]}
+    history |= {"learned": asked["learned"], "ran": asked["ran"], "rungs": _asked_at(bench)}
     if teachers:
         history["notes"] = [_thanks(teachers)]
     weights = weights_of(untrained.model)
@@ -253,16 +252,16 @@ def trained(
 
 def _begun(
     bench: Bench, data: Dataset, genotype: Genotype, training: Training, emit: Emit, goes_on: GoesOn
-) -> tuple[Weights, list[float]]:
+) -> tuple[Weights, dict[str, Any]]:
     """The weights that `training` gave and the genotype's goes on from, units cut out if that is what it is for; and
-    the errors at its rungs.
+    its history.
     """
     before = replace(genotype, training=training)
     weights, history = trained(bench, data, before, emit, goes_on)
     emit({"event": "stage", "stage": "train", "form": None, "detail": "going on"})
     if before.served != genotype.served:
         weights = sliced(before.served, data.signature, weights, genotype.served.units)
-    return weights, history["learned"]
+    return weights, {"ran": history["epochs_run"], **history}
 
 
 def recalled(bench: Bench, data: Dataset, genotype: Genotype) -> tuple[Weights, dict[str, Any]] | None:

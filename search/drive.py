@@ -39,7 +39,7 @@ UNFINISHED = {"timeout", "interrupted", "target", "settled"}
 LATER = "later"
 """No end: others were told what is foretold of them, and there may be something to try yet."""
 
-SELDOM = 20  # times what it took to hold the study against `stop_when`, till it is done again
+SELDOM = 4  # times what it took to hold the study against `stop_when`, till it is done again
 TRIES = 2  # of a group whose worker is killed
 AHEAD = 2  # groups that a lane has been given, at times one more: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
@@ -53,7 +53,8 @@ def drive(
     wind_down: threading.Event | None = None,
 ) -> str:
     """Work on the study, judge its front once more, and say why it ended: "trials", "timeout", "exhausted", "target" or
-    "settled" (what `stop_when` asked for), or "interrupted".
+    "settled" (what `stop_when` asked for), "missed" (a target that does not hold when it is measured again), or
+    "interrupted".
 
     Around the judging (`search.finish`) what the record needs beside the trials is made: the twins of the front's
     members (`search.twins`), their repeats from other seeds (`search.seeds`) where the plan wants them, and the chosen
@@ -98,7 +99,8 @@ class _Driver:
         self._clock = Clock(study.clock, limits.workers)
         self._quiet: Lane | None = None  # the one that the others stand still for
         self._quiet_since = 0.0
-        self._judged, self._judge_next = -1, 0.0  # outcomes that `stop_when` was held against, and when it is again
+        self._judged: Any = None  # what `stop_when` was held against,
+        self._judge_next = 0.0  # and when it is again
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._lanes = [
             Lane(
@@ -187,12 +189,14 @@ class _Driver:
                         ended = self._next(lane)
             if ended == LATER:
                 ended = ""
-            elif ended:
+                while self._receive(0.0):
+                    pass
+                continue
+            if ended:
                 self._settle_queues(ended)
-            if any(lane.work for lane in self._lanes):
-                self._receive()
-            elif ended:
-                return ended
+            if not any(lane.work for lane in self._lanes):
+                return (ended == "trials" and self._reached(at_last=True)) or ended
+            self._receive()
 
     def _settle_queues(self, ended: str) -> None:
         """What was to come next is left undone where time is up, and else goes to who has nothing to do."""
@@ -273,10 +277,10 @@ class _Driver:
         self._begin(self._familiar(work, lane), work)
         return ""
 
-    def _reached(self) -> str:
+    def _reached(self, *, at_last: bool = False) -> str:
         """Why `stop_when` ends the study, if it does: looked at where something was told, and not all the time."""
-        told, since = len(self._study.outcomes), time.monotonic()
-        if not self._limits.stop_when or told == self._judged or since < self._judge_next:
+        told, since = (len(self._study.outcomes), self._study.baseline), time.monotonic()
+        if not self._limits.stop_when or told == self._judged or (since < self._judge_next and not at_last):
             return ""
         reason = reached(self._limits.stop_when, self._study.history())
         took_s = time.monotonic() - since
@@ -320,14 +324,15 @@ class _Driver:
         self._keep_clock("")
         self._say(lane, {"event": "group", "genotypes": [to_json(genotype) for genotype in work.genotypes]})
 
-    def _receive(self) -> None:
+    def _receive(self, wait_s: float = NEWS_S) -> bool:
+        """Take in the next news; whether there were any."""
         self._watch_quiet()
         if self.wound_down:
             for each in self._lanes:
                 each.abandon.set()
-        news = self._heard(NEWS_S)
+        news = self._heard(wait_s)
         if news is None or news.lane.warmed(news.kind):
-            return
+            return news is not None
         lane, work = news.lane, news.lane.work
         assert work, "a lane speaks only of its work"
         if news.kind == "event":
@@ -337,6 +342,7 @@ class _Driver:
             self._end(lane)
         else:
             self._bury(lane, work, news.what)
+        return True
 
     def _heard(self, timeout_s: float) -> News | None:
         """The next news but that a call was taken up, None where there is none for a while; the clock knows of it."""

@@ -93,7 +93,7 @@ def _tested(
         child.call,
         function,
         arguments,
-        timeout_s=limits.group_timeout_s,
+        timeout_s=limits.group_timeout_s and limits.group_timeout_s * (1 + len(found)),
         on_event=on_event,
         stage_timeouts=limits.stage_timeouts,
         stage_memory_bytes=limits.stage_memory_bytes,
@@ -117,5 +117,5 @@ def _measured(
     )
     cache, tool = Cache(study.plan.bench.home), device(study.plan.bench.device)
     paths = [cache.artifact(outcome.artifact.sha256) for outcome in found if outcome.artifact]
-    figures, same = tool.measure(paths, conditions, emit=on_event), tool.fingerprint(asked)
-    return [comparable(each, cache, same) if isinstance(each, Measurement) else each for each in figures]
+    figures = tool.measure(paths, conditions, emit=on_event)
+    return [comparable(each, cache, tool, asked) if isinstance(each, Measurement) else each for each in figures]

@@ -38,11 +38,13 @@ def settled(outcomes: Iterable[Outcome], reference: Mapping[str, float]) -> bool
 def volume(points: Iterable[Sequence[float]], reference: Mapping[str, float]) -> float:
     """The hypervolume of costs, in the order of `reference`, as a share of the box below that corner; 0.0 without one.
 
-    Errors count as they are, other costs by their logarithm: half of a latency is as much, however far it is below the
-    corner's.
+    Errors count as they are, other costs by their logarithm, down to a thousandth of the corner's: half of a latency is
+    as much wherever it is.
     """
+    if not reference:
+        return 0.0
     scaled = [[_scaled(*each) for each in zip(reference, costs, reference.values(), strict=True)] for costs in points]
-    return hypervolume(scaled, [1.0] * len(reference)) if reference else 0.0
+    return hypervolume(scaled, [1.0] * len(reference))
 
 
 def _scaled(name: str, cost: float, corner: float) -> float:

@@ -33,6 +33,9 @@ FAILED = 0.1  # share of candidates that failed
 AT_AN_END = 0.75  # share of the front's models with a gene at one end of its range,
 FEW = 3  # of so many at least
 NEAR = 0.05  # of a range: what lies so near to its end lies at it
+OUTSIDE = (
+    "no model is yet below the corner that the hypervolume is measured from: the baseline's figures, or the bounds"
+)
 A_GENE = 5  # trained models for each gene that is searched: a rule of thumb
 
 
@@ -71,6 +74,8 @@ def advice(history: History, found: Mapping[str, Any], checks: Sequence[Check]) 
         reason = "the hypervolume still grows"
     elif verdict["settled"] == "good":
         reason = f"the hypervolume has settled, but on {models} trained models only"
+    elif history.outcomes and models >= 2 * FEWEST:
+        reason = OUTSIDE
     else:
         reason = f"it is too early to tell ({models} trained models)"
     return {"verdict": "worth going on", "text": reason}
@@ -246,9 +251,9 @@ def _searched(history: History) -> int:
 def _growth(history: History, reference: Mapping[str, float]) -> Check:
     if not reference:
         return _check("settled", None, "there is nothing to measure the hypervolume from yet")
-    done = settled(history.outcomes.values(), reference)
+    done, few = settled(history.outcomes.values(), reference), len(_trained(history)) < 2 * FEWEST
     text = {
-        None: f"fewer than {2 * FEWEST} models: too few to say whether the hypervolume has settled",
+        None: f"fewer than {2 * FEWEST} models: too few to say whether the hypervolume has settled" if few else OUTSIDE,
         True: "the last third of the models made the hypervolume grow by less than 1 %",
         False: "the last third of the models made the hypervolume grow by 1 % or more",
     }[done]

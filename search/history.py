@@ -78,10 +78,11 @@ class History:
     """All that a study holds. Trials are told (`outcomes`), `running`, or duplicates, which count for nothing.
 
     `prepared` is what the evaluator's `prepare` gave, {} before. `finals` are the outcomes re-measured at the end, by
-    name; empty where trials were told since. `wall_s`, the driver's time over all sessions, went
-    into `training_s` and `measuring_s` (no moment counts twice, however many workers) and the rest; importing before
-    and sending to MLflow after the driver are not in it. `ended` says why the last session ended, "" while one runs or
-    after it was killed. No trials either, by name: `rewrites`, the forms of the user's own model ("rewrite-1", ...);
+    name; empty where trials were told since, but `judged` has them still. `wall_s`, the driver's time over all
+    sessions, went into `training_s` and `measuring_s` (no moment counts twice, however many workers) and the rest;
+    importing before and sending to MLflow after the driver are not in it. `ended` says why the last session ended, ""
+    while one runs or after it was killed. No trials either, by name: `rewrites`, the forms of the user's own model
+    ("rewrite-1", ...);
     `twins` of members of the front, without a training technique ("twin-1"); `batches`, the chosen candidate at
     several batch sizes ("batch-4"); `seeds`, members of the front trained again ("seed-1-12"). `sequences` were trained
     on, each time one was, in `epochs_s` of the workers' time.
@@ -112,6 +113,7 @@ class History:
     workers_s: float = 0.0
     idle_s: float = 0.0
     skipped: int = 0
+    judged: Mapping[int | str, Outcome] = field(default_factory=dict)
 
     @property
     def bench(self) -> Bench:
@@ -206,7 +208,7 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         elif "outcome" in attributes:
             outcomes[number] = from_json(Outcome, attributes["outcome"])
     final = kept.get("final", {"told": -1, "outcomes": {}})
-    fresh = final["outcomes"] if final["told"] == len(outcomes) else {}
+    judged = {int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in final["outcomes"].items()}
     return History(
         name=name,
         plan=from_json(Plan, kept["plan"]),
@@ -216,7 +218,8 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         running=running,
         duplicates=duplicates,
         skipped=skipped,
-        finals={int(key) if key.isdigit() else key: from_json(Outcome, plain) for key, plain in fresh.items()},
+        finals=judged if final["told"] == len(outcomes) else {},
+        judged=judged,
         **clock_of(kept),
         rewrites=_outcomes(kept.get("rewrites", {})),
         twins=_outcomes(kept.get("twins", {})),

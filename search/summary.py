@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from objectives.objective import OBJECTIVES, violations
+from objectives.objective import OBJECTIVES, over_bound, violations
 from objectives.outcome import Outcome
 from objectives.task import TASKS
 from search.batches import curve, forms
@@ -110,13 +110,14 @@ def _lowest(outcome: Outcome) -> Outcome:
 
 
 def _upheld(history: History) -> History:
-    """With the latencies of the search where those of the end would leave no front at all."""
+    """With the measurements of the search where those of the end would leave no front at all."""
     if not history.finals or front_of(history, final=True):
         return history
-    reason = "measured again at the end, it was over the bound"
     finals = dict(history.finals)
     for name, found in history.finals.items():
         if name in history.candidates:
+            over = over_bound(_lowest(found), history.plan.bench.bounds) or "it was over a bound"
+            reason = f"measured again at the end, {over}"
             searched = history.candidates[name].measurement
             finals[name] = replace(found, measurement=searched, reason=reason, notes=(*found.notes, reason))
     return replace(history, finals=finals)

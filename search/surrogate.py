@@ -72,7 +72,8 @@ class Surrogate:
     """What was found so far, in the order in which it was told, and what it lets expect of others.
 
     An error above `trivial_error`, a constant predictor's, is no better than that; nothing is proposed that is
-    `refused`, by its cell and form. A model is to be served in all its forms, or, `alone`, in that of a proposal.
+    `refused`, by its cell (or a hypermodel's values) and form. A model is to be served in all its forms, or, `alone`,
+    in that of a proposal.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Surrogate:
         whole = outcome.quality is not None or outcome.trained_error is not None
         model = self._models.pop(genotype.group, None) or _Model(genotype, outcome.error, first, outcome.learned)
         model.error, model.whole = min(model.error, outcome.error), model.whole or whole
+        model.learned = max(model.learned, outcome.learned, key=len)
         self._models[genotype.group] = model
         if outcome.quality:
             self._by_bits[genotype.deployment.bits].append((genotype.group, outcome.error))
@@ -167,7 +169,7 @@ class Surrogate:
         awaited = set() if self._alone else {one.alike[:2] for one in under_way}  # at whatever rate
         likes = [like for genotype in self._front if (like := self._like(genotype))]
         found: dict[Likeness, list[Genotype]] = {}
-        refused: dict[tuple[str, Deployment], object] = {}  # of the cell and the form
+        refused: dict[Any, object] = {}  # by what `refused` goes by
         for _ in range(POOL):
             like = luck.choice(likes) if likes and luck.random() < NEIGHBOURS else {}
             drawn = self._space.sample(_Drawn(like, luck, luck.uniform(*KEPT)), self._signature, **self._teaching)
@@ -176,7 +178,8 @@ class Surrogate:
                 continue
             new = []
             for form in (replace(drawn, deployment=each) for each in served):
-                kind, this = (drawn.architecture.cell, form.deployment), (drawn.alike, form.deployment)
+                built, this = drawn.architecture, (drawn.alike, form.deployment)
+                kind = built.cell, built.values, form.deployment
                 if kind not in refused:
                     refused[kind] = self._refused(form)
                 if not (refused[kind] or this in self._tried or this in waiting):
@@ -203,9 +206,8 @@ class Surrogate:
         and the seconds that they take, the first of an architecture more than others; [models] each.
         """
         newest = [*self._models.values()][-MOST:]
-        took = np.array([self._took_s[one.genotype.group] for one in newest])
-        took = np.maximum(took, LEAST * np.median(took))
-        learned = np.minimum([self._at_end(one) for one in newest], self._trivial_error)
+        learned, took = self._at_their_ends(newest)
+        learned, took = np.minimum(learned, self._trivial_error), np.maximum(took, LEAST * np.median(took))
         first = [*(one.first for one in newest), *(one.served not in self._architectures for one in models)]
         blank = [replace(one, deployment=Deployment()) for one in (*(one.genotype for one in newest), *models)]
         x, count = columns(blank, squares=False), len(newest)
@@ -213,17 +215,27 @@ class Surrogate:
         x = np.column_stack([x, first])
         return error, deviation, np.exp(_Process(x[:count], np.log(_floored(took))).mean(x[count:]))
 
-    def _at_end(self, model: _Model) -> float:
-        """The error of a model; of one that was stopped at a rung what it would have come to, as others went on from
-        there: those of its cell, where there are some.
+    def _at_their_ends(self, models: Sequence[_Model]) -> tuple[Floats, Floats]:
+        """The errors of models, and the seconds that they took; of those that were stopped at a rung what both would
+        have come to, by those that went on: to errors as others of the cell, where there are some.
         """
-        if model.whole or not model.learned:
-            return model.error
-        rung = len(model.learned) - 1
-        ended = [one for one in self._models.values() if one.whole and math.isfinite(one.asked(rung))]
-        alike = [one for one in ended if one.genotype.architecture.cell == model.genotype.architecture.cell]
-        went_on = [one.error / max(one.asked(rung), TINY) for one in (alike if len(alike) >= FEW else ended)]
-        return model.error * min(median(went_on), 1.0) if went_on else model.error
+        errors = np.array([one.error for one in models])
+        took = np.array([self._took_s[one.genotype.group] for one in models])
+        whole = np.array([one.whole for one in models])
+        rungs = np.array([-1 if one.whole else len(one.learned) - 1 for one in models])
+        ended = [one for one in models if one.whole]
+        for rung in {*rungs} - {-1}:
+            passed = [one for one in ended if math.isfinite(one.asked(rung))]
+            if not passed:
+                continue
+            stopped = rungs == rung
+            took[stopped] *= max(np.median(took[whole]) / max(np.median(took[stopped]), TINY), 1.0)
+            for place in map(int, np.flatnonzero(stopped)):
+                cell = models[place].genotype.architecture.cell
+                alike = [one for one in passed if one.genotype.architecture.cell == cell]
+                went_on = [one.error / max(one.asked(rung), TINY) for one in (alike if len(alike) >= FEW else passed)]
+                errors[place] *= min(median(went_on), 1.0)
+        return errors, took
 
     def _served_costs(self, outcome: Outcome) -> list[float]:
         """By objective, 0 for an error; [] where another cost is not known, or no number."""

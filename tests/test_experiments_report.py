@@ -123,7 +123,12 @@ def test_what_was_not_measured_again_is_marked_and_said():
     first, *others = ({**point, "final": True} for point in summary["front"])
     text = written({**summary, "final": True, "front": [{**first, "final": False, "notes": [note]}, *others]})
     assert f"^{report.latency(first['latency_ms'])}" in text
-    assert f"^ the latency of the search: {note}" in text
+    assert f"^ of the search: {note}" in text
+    out = io.StringIO()
+    report.write_point(
+        {**summary, "final": True}, {**first, "final": False, "notes": [note]}, Console(file=out, width=120)
+    )
+    assert f"^ of the search: {note}" in out.getvalue()
     assert "^" not in written({**summary, "final": True, "front": [first, *others]})
     assert "^" not in written(summary)
 

@@ -48,9 +48,10 @@ def test_rungs_are_epochs_before_the_last() -> None:
 
 def test_a_kept_training_tells_other_rungs_what_it_was_asked_at() -> None:
     """The error of another epoch is none of theirs."""
-    kept = {"learned": [0.4, 0.2], "rungs": [6, 15]}
+    kept = {"learned": [0.4, 0.2], "rungs": [6, 15], "ran": 30}
     assert learned_at(kept, (6, 15)) == [0.4, 0.2]
     np.testing.assert_array_equal(learned_at(kept, (3, 6, 20)), [np.nan, 0.4, np.nan])
+    np.testing.assert_array_equal(learned_at(kept | {"ran": 18}, (3, 6, 20)), [np.nan, 0.4])  # it needed no more
     assert learned_at(kept, ()) == []
     assert learned_at({"learned": [0.4]}, (6, 15)) == [0.4]  # of an older brisk
 

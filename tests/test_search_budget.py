@@ -52,7 +52,7 @@ def test_the_volume_of_one_point_is_its_share_of_the_box() -> None:
     assert volume([(0.3, 1.0, 10.0)], REFERENCE) == pytest.approx((0.6 / 0.9) * (1 / 3) * (2 / 3))
     assert volume([(0.0, 1e-5, 0.5)], REFERENCE) == pytest.approx(1.0)
     assert volume([(0.95, 1.0, 10.0), (0.3, math.inf, 1.0)], REFERENCE) == 0.0
-    assert volume([], REFERENCE) == volume([], {}) == 0.0
+    assert volume([], REFERENCE) == volume([], {}) == volume([(0.1, 1.0)], {}) == 0.0
 
 
 def test_half_of_a_latency_is_as_much_however_short_it_is(tmp_path: Path) -> None:
@@ -123,6 +123,10 @@ def test_what_ended_a_study_must_hold_when_it_is_measured_again(
         summary = summarise(study)
     assert summary["advice"]["verdict"] == "worth going on"
     assert summary["advice"]["text"] == "measured again, no point reaches what stop_when asks for"
+    found = history.read(tmp_path, "s")
+    later = replace(found, finals={})  # as once another trial was told
+    assert reached(rule, later) == ""  # or the next run would end by the same lucky figure
+    assert reached(rule, replace(later, judged={})) == "target"
 
 
 def test_a_study_that_winds_down_keeps_its_stage_and_judges_its_front(tmp_path: Path) -> None:

@@ -127,17 +127,24 @@ def test_a_model_that_was_stopped_is_taken_on_as_others_went(tmp_path: Path) -> 
     for one in told(tmp_path, 24):
         share = 4 if one.genotype.architecture.cell == "mingru" else 2
         assert one.quality
-        outcomes.append(replace(one, learned=(share * one.quality.error, math.nan)))
+        outcomes.append(replace(one, learned=(share * one.quality.error, math.nan), seconds={"train": 10.0}))
     found = informed(outcomes)
     for cell, left in (("gru", 0.5), ("mingru", 0.25)):
         served = Genotype(Architecture(cell, 144), Training(3e-3), Deployment("loop", 4, "8"))
-        stopped = replace(invented(bench(tmp_path), served), state="stopped", quality=None, learned=(0.4,))
+        stopped = replace(
+            invented(bench(tmp_path), served),
+            state="stopped",
+            quality=None,
+            learned=(0.4,),
+            seconds={"train": 2.0},
+        )
         found.learn(stopped)
-        assert found._at_end(found._models[served.group]) == pytest.approx(0.4 * left)
-    whole = found._models[outcomes[0].genotype.group]
-    assert found._at_end(whole) == whole.error
+        errors, took = found._at_their_ends([*found._models.values()])
+        assert errors[-1] == pytest.approx(0.4 * left)
+        np.testing.assert_allclose(took, 10.0)  # as long as whole ones
+        assert errors[0] == outcomes[0].error
     alone = informed([stopped])
-    assert alone._at_end(alone._models[served.group]) == 0.4
+    assert alone._at_their_ends([*alone._models.values()])[0] == 0.4
 
 
 def test_what_was_refused_for_its_latency_is_known_to_have_it(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def main() -> int:
     asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    kept: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"runs": {}}
+    kept: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    if kept.get("reference") != [*REFERENCE]:  # figures of another box do not compare
+        kept = {"reference": [*REFERENCE], "runs": {}}
     kept["conditions"] = conditions()
     for seed, start, space, sampler in product(range(asked.seeds), STARTS, asked.only, RIVALS):
         found = kept["runs"].setdefault(f"{space}, {start}: {sampler}", {})

@@ -63,8 +63,10 @@ def resumable(trainee: Trainee) -> bool:
     model, optimizer = type(trainee.model), trainee.model.optimizer
     if any(getattr(model, name) is not getattr(trainee.keras.Model, name) for name in ("fit", "train_step")):
         return False
-    # The oldest optimizers of Keras 2 are built when they are first used; its Nadam tells nobody of one variable.
-    return hasattr(optimizer, "build") and not isinstance(optimizer, keras.optimizers.Nadam)
+    # The oldest optimizers of Keras 2 are built when they are first used; its Nadam tells nobody of one variable, and
+    # what scales losses not of those within.
+    hidden = isinstance(optimizer, keras.optimizers.Nadam) or "LossScale" in type(optimizer).__name__
+    return hasattr(optimizer, "build") and not hidden
 
 
 def compile_plainly(trainee: Trainee, data: Dataset, training: Training, spec: TrainingSpec) -> None:
@@ -170,8 +172,9 @@ class _Epochs:
     def _variables(self) -> list[Any]:
         """All that training changes."""
         model = self._model
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)
+        if not (getattr(model.optimizer, "built", False) or getattr(model.optimizer, "_built", False)):
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
         return [*model.variables, *model.optimizer.variables]
 
     def hear(self, epoch: int, logs: dict[str, Any], watch: Any) -> None:

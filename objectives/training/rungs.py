@@ -45,12 +45,12 @@ def epochs_of(shares: Sequence[float], epochs: int) -> tuple[int, ...]:
 
 
 def learned_at(history: Mapping[str, Any], epochs: Sequence[int]) -> list[float]:
-    """The errors of a kept training at the rungs of another study: NaN at those that nobody asked at."""
+    """The errors of a kept training at the rungs of another study that it came to: NaN where nobody asked."""
     learned: list[float] = history["learned"]
-    if [*history.get("rungs", epochs)] == [*epochs]:  # an older brisk kept none
+    if "rungs" not in history:  # an older brisk did not say
         return learned
     known = dict(zip(history["rungs"], learned, strict=False))
-    return [known.get(epoch, math.nan) for epoch in epochs]
+    return [known.get(epoch, math.nan) for epoch in epochs if epoch < history["ran"]]
 
 
 @dataclass

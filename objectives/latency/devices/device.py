@@ -63,12 +63,13 @@ def device(name: str) -> Device:
     return made
 
 
-def comparable(measurement: Measurement, home: Cache, fingerprint: str) -> Measurement:
-    """The figure as it would be while the reference takes as long as when the home first measured it.
+def comparable(measurement: Measurement, home: Cache, tool: Device, conditions: Conditions) -> Measurement:
+    """The figure as it would be while the reference takes as long as when the home first measured it so.
 
     Within a sitting all is relative to the reference; between sittings a shared machine may run half as fast again.
     """
-    usual = home.first_record("reference", fingerprint, {"reference_ms": measurement.reference_ms})
+    alike = tool.fingerprint(Conditions(conditions.scenario, conditions.threads))  # whatever else is asked of a sitting
+    usual = home.first_record("reference", alike, {"reference_ms": measurement.reference_ms})
     faster = usual["reference_ms"] / measurement.reference_ms if measurement.reference_ms else 1.0
     low, high = measurement.ci_ms
     return replace(measurement, median_ms=measurement.median_ms * faster, ci_ms=(low * faster, high * faster))
