@@ -45,8 +45,9 @@ def points(names: Sequence[str], home: Path, root: str, space: Space, signature:
 
 def known(space: Space, signature: Signature) -> Iterator[Genotype]:
     """A plain model of each cell, of a third of the units, one layer, frames stacked as far as accuracy usually bears,
-    and one of the fewest units and steps, for what is fast is foretold from what is known to be. Both are served in the
-    form that usually is the fastest. A hypermodel's values are the user's own, so nothing is known of them.
+    and one of the fewest units and steps, read by its mean, for what is fast is foretold from what is known to be. Both
+    are served in the form that usually is the fastest. A hypermodel's values are the user's own, so nothing is known of
+    them.
     """
     if space.own is None:
         for cell, small in product(_cells(space.cell), (False, True)):
@@ -94,7 +95,8 @@ class _Usual:
             return max(choices)
         if key == "layers":
             return min(choices)
-        wanted = {"bits": ("8", "32"), "lowering": ("scan", "loop")}.get(key, ())
+        readout = ("mean",) if self.small else ("last",)  # so that both are known
+        wanted = {"bits": ("8", "32"), "lowering": ("scan", "loop"), "readout": readout}.get(key, ())
         return next((value for value in wanted if value in choices), choices[0])
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:

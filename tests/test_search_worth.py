@@ -230,11 +230,17 @@ def test_crashes_are_learnt_and_the_rest_of_the_space_is_searched(tmp_path: Path
 
 
 def test_a_search_begins_with_a_plain_and_a_small_model_of_each_cell(tmp_path: Path) -> None:
-    space = Space(cell=tuple(CELLS)[:5], units=(16, 64, 16), frame_stack=(4, 8, 16), lowering=("loop", "scan"))
+    space = Space(
+        cell=tuple(CELLS)[:5],
+        units=(16, 64, 16),
+        frame_stack=(4, 8, 16),
+        readout=("last", "mean"),
+        lowering=("loop", "scan"),
+    )
     found = [one.architecture for one in known(space, SIGNATURE)]
     assert [one.cell for one in found[::2]] == [one.cell for one in found[1::2]]
     assert {one.cell for one in found} == {*space.cell}
-    assert [(one.units, one.frame_stack) for one in found] == [(32, 16), (16, 16)] * 5
+    assert [(one.units, one.frame_stack, one.readout) for one in found] == [(32, 16, "last"), (16, 16, "mean")] * 5
     short = [one.architecture for one in known(space, replace(SIGNATURE, time_steps=40))]
     assert [one.frame_stack for one in short] == [8, 16] * 5  # of the plain ones five steps are left
     with Study.start(tmp_path, "s", plan(tmp_path, space=space)) as study:
