@@ -15,7 +15,7 @@ from objectives.data import Dataset
 from objectives.deployment.convert import convert, fixed
 from objectives.deployment.lower import STOCK, finished
 from objectives.model_file import ModelFile, answered, fed
-from spaces.errors import CandidateError, ModelError
+from spaces.errors import CandidateError, ModelError, disk_trouble
 from spaces.genotype import Deployment
 from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, Port
@@ -75,6 +75,8 @@ class Foreign(ABC):
         try:
             return convert(self.loaded, form, ports, bits=asked.bits, representative={ports[0].name: rows})
         except Exception as error:
+            if disk_trouble(error):
+                raise
             if asked.bits == "32":
                 said = str(error).strip().splitlines()[0][-200:]
                 reason = f"the stock converter refuses {self._file.name}: {said}; {self.remedy}"

@@ -18,7 +18,7 @@ from objectives.data import Dataset
 from objectives.origin import Origin
 from objectives.outcome import Measurement, Outcome
 from objectives.training.rungs import Stopped
-from spaces.errors import DISK_TROUBLE, CandidateError, InputError, StudyError
+from spaces.errors import CandidateError, InputError, StudyError, disk_trouble
 from spaces.genotype import Deployment, Genotype
 from spaces.record import to_json
 
@@ -54,10 +54,10 @@ class Group:
         except (InputError, CandidateError, Stopped):
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+            if why := disk_trouble(error):
                 raise StudyError(
-                    f"the home cannot be written any more ({error.strerror}); free some space and run the study again, "
-                    "everything finished is kept"
+                    f"the home, or the folder for temporary files, cannot be written any more ({why}); free some space "
+                    "and run the study again, everything finished is kept"
                 ) from error
             raise CandidateError(name, f"{type(error).__name__}: {_first_line(error)}") from error
         finally:

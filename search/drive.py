@@ -235,7 +235,8 @@ class _Driver:
 
     def _beside(self, groups: list[dict[str, Genotype]], bench: Bench) -> None:
         """Have groups of candidates that are no trials evaluated, on all lanes; none is begun once it winds down."""
-        waiting = [group for group in groups if group]
+        open_ = [{name: one for name, one in group.items() if not self._study.given_up(name, one)} for group in groups]
+        waiting = [group for group in open_ if group]
         while (waiting and not self.wound_down) or any(lane.work for lane in self._lanes):
             for lane in self._lanes:
                 if waiting and not lane.works and not self.wound_down:
@@ -474,8 +475,7 @@ class _Driver:
 
     def _keep_clock(self, ended: str) -> None:
         names = [name for lane in self._lanes if lane.work for name in lane.work.names]
-        at_work = [] if ended else [name for name in names if isinstance(name, int)]
-        self._study.keep_clock({**self._clock.sums, "ended": ended}, at_work)
+        self._study.keep_clock({**self._clock.sums, "ended": ended}, [] if ended else names)
 
 
 def shares(workers: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from spaces.errors import DISK_TROUBLE, StudyError
+from spaces.errors import StudyError, disk_trouble
 
 STORAGE_TIMEOUT_S = 60
 
@@ -47,8 +47,9 @@ def disk_trouble_told(home: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in DISK_TROUBLE
-        if not full and not type(error).__module__.startswith(("sqlite3", "sqlalchemy", "optuna.exceptions")):
+        if not disk_trouble(error) and not type(error).__module__.startswith(
+            ("sqlite3", "sqlalchemy", "optuna.exceptions")
+        ):
             raise
         why = str(error).splitlines()[0]
         if "locked" in why:

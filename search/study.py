@@ -41,6 +41,7 @@ from spaces.signature import Signature
 from spaces.space import Space
 
 PATIENCE = 5  # times that a group may be at work when its driver is killed: it may be what kills the machine
+STRUCK = f"it was at work {PATIENCE} times when the study was killed"
 ANEW = 1.05  # times as many outcomes, and the latency model is fitted again
 AT_ONCE = 20  # proposals that may be told as they are foretold, before the driver has a look at the rest
 DUPLICATES = 100  # proposals in a row that are known already, after which the space counts as exhausted
@@ -77,7 +78,7 @@ class Study:
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
         self._prior: tuple[int, Prior | None] | None = None  # fitted to so many outcomes
-        self._struck: dict[str, int] = {}  # how often a trial was at work when a driver was killed, by its number
+        self._struck: dict[str, int] = {}  # how often something was at work when a driver was killed, by its name
 
     @classmethod
     def start(cls, home: Path, name: str, plan: Plan) -> Study:
@@ -205,9 +206,9 @@ class Study:
         plain = {str(key): to_json(outcome) for key, outcome in outcomes.items()}
         self._optuna.set_user_attr("final", {"told": len(self._outcomes), "outcomes": plain})
 
-    def keep_clock(self, clock: Mapping[str, Any], at_work: Sequence[int] = ()) -> None:
+    def keep_clock(self, clock: Mapping[str, Any], at_work: Sequence[int | str] = ()) -> None:
         """Keep how long the study has run so far, over all its sessions, and why this one ended; or, while it runs,
-        which trials are at work. All that was told is on the disk then.
+        what is at work. All that was told is on the disk then.
         """
         self._optuna.set_user_attr("clock", {**self.clock, **clock, "at_work": [*at_work], "struck": self._struck})
         on_disk(database(self.home))
@@ -242,6 +243,13 @@ class Study:
             else:
                 known_already, foretold = 0, foretold + 1
         raise SpaceExhausted
+
+    def given_up(self, name: str, genotype: Genotype) -> bool:
+        """Whether what is no trial was at work too often when a driver was killed; it is kept as failed then."""
+        if self._struck.get(name, 0) < PATIENCE:
+            return False
+        self.keep_beside(name, Outcome(genotype, "failed", stage="start", reason=STRUCK))
+        return True
 
     def gather_ensemble(self) -> bool:
         """Settle whose mean teaches from now on, if the plan wants that and enough is known; whether this did."""
@@ -550,6 +558,5 @@ class Study:
         return [group for group in groups if group not in suspects]
 
     def _give_up(self, group: Group) -> None:
-        reason = f"it was at work {PATIENCE} times when the study was killed"
         for number, genotype in zip(group.numbers, group.genotypes, strict=True):
-            self.tell(number, Outcome(genotype, "failed", stage="start", reason=reason))
+            self.tell(number, Outcome(genotype, "failed", stage="start", reason=STRUCK))

@@ -15,10 +15,22 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
 
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Of an OSError that is no candidate's fault, and no other's luck."""
+
+
+def disk_trouble(error: BaseException | None) -> str:
+    """Why nothing more can be written, if an error or what it came of says that; TensorFlow's say so in words alone."""
+    while error is not None:
+        for number in DISK_TROUBLE:
+            words = os.strerror(number)
+            if (isinstance(error, OSError) and error.errno == number) or words in str(error):
+                return words
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 class BriskError(Exception):

@@ -53,6 +53,10 @@ def test_a_full_disk_is_no_candidates_fault(group: Group) -> None:
         group.stage("train"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StudyError, match="No space left"), group.stage("lower"):  # as TensorFlow says it
+        raise RuntimeError("RESOURCE_EXHAUSTED: /tmp/x/saved_model.pb; No space left on device")
+    with pytest.raises(StudyError, match="Read-only"), group.stage("lower"):
+        raise RuntimeError("the converter failed") from OSError(errno.EROFS, "Read-only file system")
     with pytest.raises(CandidateError, match="train: FileNotFoundError"), group.stage("train"):
         raise FileNotFoundError(errno.ENOENT, "No such file")
 

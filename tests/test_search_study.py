@@ -225,6 +225,18 @@ def test_what_was_at_work_whenever_the_study_was_killed_is_given_up(tmp_path: Pa
         assert set(study.outcomes) == set(first.numbers)
 
 
+def test_what_is_no_trial_is_given_up_too(tmp_path: Path) -> None:
+    """A twin that takes the machine down would do so in each session."""
+    for _ in range(PATIENCE):
+        with started(tmp_path) as study:
+            assert not study.given_up("twin-1", BASELINE)
+            study.keep_clock({}, ["twin-1"])
+    with started(tmp_path) as study:
+        assert study.given_up("twin-1", BASELINE)
+        assert not study.given_up("twin-2", BASELINE)
+    assert history.read(tmp_path, "s").twins["twin-1"].reason == "it was at work 5 times when the study was killed"
+
+
 @pytest.fixture
 def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
