@@ -72,9 +72,9 @@ def reached(text: str, history: History) -> str:
     if history.plan.baseline and (history.baseline is None or history.baseline.state != "complete"):
         return ""  # still in training, or tried again: drop and speedup are against it
     # What was measured again counts by that, or its lucky figure of the search would reach the bounds again and again.
-    names, known = front_of(history, final=True), replace(history, finals=history.judged)
+    known = replace(history, finals=history.finals or {**history.candidates, **history.judged})
     try:
-        pick([point_of(known, name) for name in names], text)
+        pick([point_of(known, name) for name in front_of(known, final=True)], text)
     except NothingFeasible:
         return ""
     return "target"

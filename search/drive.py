@@ -25,7 +25,7 @@ from search.clock import IDLE, Clock
 from search.finish import finish
 from search.isolate import Child, ChildDied, Event, waits
 from search.lane import Abandoned, Lane, News, Work
-from search.study import Group, SpaceExhausted, Study
+from search.study import Group, SpaceExhausted, Study, named_at_work
 from search.summary import batches_left
 from spaces.errors import BriskError, CandidateError, InputError, StudyError
 from spaces.genotype import Genotype
@@ -79,7 +79,7 @@ def drive(
         driver.seeds()
         driver.finish()
         if ended == "target" and not reached(limits.stop_when, study.history()):
-            ended = "missed"  # by the figures of the end
+            ended = "missed" if len(study.outcomes) < limits.trials else "trials"  # by the figures of the end
         driver.batches()
         if driver.wound_down:
             ended = "interrupted"
@@ -235,14 +235,19 @@ class _Driver:
 
     def _beside(self, groups: list[dict[str, Genotype]], bench: Bench) -> None:
         """Have groups of candidates that are no trials evaluated, on all lanes; none is begun once it winds down."""
-        open_ = [{name: one for name, one in group.items() if not self._study.given_up(name, one)} for group in groups]
-        waiting = [group for group in open_ if group]
+        waiting = [part for group in groups for part in self._parts(group) if part]
         while (waiting and not self.wound_down) or any(lane.work for lane in self._lanes):
             for lane in self._lanes:
                 if waiting and not lane.works and not self.wound_down:
                     group = waiting.pop(0)
                     self._begin(lane, Work(tuple(group), tuple(group.values()), to_json(bench)))
             self._receive()
+
+    def _parts(self, group: dict[str, Genotype]) -> list[dict[str, Genotype]]:
+        """A group without what is given up, and apart what was at work when the study was killed: it may be why."""
+        left = {name: one for name, one in group.items() if not self._study.given_up(name, one)}
+        alone = [{name: one} for name, one in left.items() if self._study.strikes(name, one)]
+        return [{name: one for name, one in left.items() if {name: one} not in alone}, *alone]
 
     def finish(self) -> None:
         """Judge the front once more, with every worker idle."""
@@ -474,7 +479,10 @@ class _Driver:
         self._on_event({**event, **place, "trial": None if form is None else names[form]})
 
     def _keep_clock(self, ended: str) -> None:
-        names = [name for lane in self._lanes if lane.work for name in lane.work.names]
+        at_work = [lane.work for lane in self._lanes if lane.work]
+        names = [
+            named_at_work(work.names[form], work.genotypes[form]) for work in at_work for form in sorted(work.open)
+        ]
         self._study.keep_clock({**self._clock.sums, "ended": ended}, [] if ended else names)
 
 

@@ -33,9 +33,8 @@ FAILED = 0.1  # share of candidates that failed
 AT_AN_END = 0.75  # share of the front's models with a gene at one end of its range,
 FEW = 3  # of so many at least
 NEAR = 0.05  # of a range: what lies so near to its end lies at it
-OUTSIDE = (
-    "no model is yet below the corner that the hypervolume is measured from: the baseline's figures, or the bounds"
-)
+OUTSIDE = "no model is better in every objective than the corner that the hypervolume is measured from"
+
 A_GENE = 5  # trained models for each gene that is searched: a rule of thumb
 
 
@@ -74,7 +73,7 @@ def advice(history: History, found: Mapping[str, Any], checks: Sequence[Check]) 
         reason = "the hypervolume still grows"
     elif verdict["settled"] == "good":
         reason = f"the hypervolume has settled, but on {models} trained models only"
-    elif history.outcomes and models >= 2 * FEWEST:
+    elif found["reference"] and models >= 2 * FEWEST:
         reason = OUTSIDE
     else:
         reason = f"it is too early to tell ({models} trained models)"

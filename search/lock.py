@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from spaces.errors import StudyError, disk_trouble
+from spaces.errors import InputError, StudyError, disk_trouble
 
 STORAGE_TIMEOUT_S = 60
 
@@ -46,12 +46,13 @@ def disk_trouble_told(home: Path) -> Iterator[None]:
     """Turn a storage that cannot be written any more (a full disk, most often) into a StudyError."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
-        if not disk_trouble(error) and not type(error).__module__.startswith(
-            ("sqlite3", "sqlalchemy", "optuna.exceptions")
-        ):
+        full = disk_trouble(error)
+        if not full and not type(error).__module__.startswith(("sqlite3", "sqlalchemy", "optuna.exceptions")):
             raise
-        why = str(error).splitlines()[0]
+        why = full or (str(error).splitlines() or [type(error).__name__])[0]
         if "locked" in why:
             raise StudyError(
                 f"the study in {home} cannot be written: another process has held the home's storage for "

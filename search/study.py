@@ -59,6 +59,11 @@ class Group:
     genotypes: tuple[Genotype, ...]
 
 
+def named_at_work(name: int | str, genotype: Genotype) -> int | str:
+    """What a study notes of what is at work: a trial's number, or a name with what it stands for, which may change."""
+    return name if isinstance(name, int) else f"{name} {genotype.key}"
+
+
 class Study:
     """A study that this process drives. Make one with `start`; `close` it, or use it as a context."""
 
@@ -244,9 +249,13 @@ class Study:
                 known_already, foretold = 0, foretold + 1
         raise SpaceExhausted
 
+    def strikes(self, name: str, genotype: Genotype) -> int:
+        """How often what is no trial was at work when a driver was killed."""
+        return self._struck.get(str(named_at_work(name, genotype)), 0)
+
     def given_up(self, name: str, genotype: Genotype) -> bool:
         """Whether what is no trial was at work too often when a driver was killed; it is kept as failed then."""
-        if self._struck.get(name, 0) < PATIENCE:
+        if self.strikes(name, genotype) < PATIENCE:
             return False
         self.keep_beside(name, Outcome(genotype, "failed", stage="start", reason=STRUCK))
         return True

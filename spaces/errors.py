@@ -24,12 +24,14 @@ DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 def disk_trouble(error: BaseException | None) -> str:
     """Why nothing more can be written, if an error or what it came of says that; TensorFlow's say so in words alone."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
         for number in DISK_TROUBLE:
             words = os.strerror(number)
             if (isinstance(error, OSError) and error.errno == number) or words in str(error):
                 return words
-        error = error.__cause__ or error.__context__
+        seen.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return ""
 
 

@@ -22,7 +22,7 @@ from search import history
 from search.budget import Limits
 from search.drive import drive
 from search.history import database
-from search.study import AT_ONCE, PATIENCE, Group, SpaceExhausted, Study
+from search.study import AT_ONCE, PATIENCE, Group, SpaceExhausted, Study, named_at_work
 from spaces.errors import StudyError
 from spaces.genotype import Genotype
 from spaces.record import to_json
@@ -230,10 +230,12 @@ def test_what_is_no_trial_is_given_up_too(tmp_path: Path) -> None:
     for _ in range(PATIENCE):
         with started(tmp_path) as study:
             assert not study.given_up("twin-1", BASELINE)
-            study.keep_clock({}, ["twin-1"])
+            study.keep_clock({}, [named_at_work("twin-1", BASELINE)])
     with started(tmp_path) as study:
-        assert study.given_up("twin-1", BASELINE)
+        another = replace(BASELINE, training=replace(BASELINE.training, learning_rate=0.5))
+        assert not study.given_up("twin-1", another)  # the name is given to others
         assert not study.given_up("twin-2", BASELINE)
+        assert study.given_up("twin-1", BASELINE)
     assert history.read(tmp_path, "s").twins["twin-1"].reason == "it was at work 5 times when the study was killed"
 
 

@@ -104,6 +104,8 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(tmp_path: Path, monke
             driven(tmp_path, 60)
     assert before.items() <= found(history.read(tmp_path, "s")).items()
     assert len(driven(tmp_path, 30).outcomes) == 30
+    with pytest.raises(StudyError, match=r"^No space left on device; free some"), disk_trouble_told(tmp_path):
+        raise StudyError("No space left on device; free some")  # said already
 
 
 JUMPS = """

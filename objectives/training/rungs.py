@@ -47,10 +47,10 @@ def epochs_of(shares: Sequence[float], epochs: int) -> tuple[int, ...]:
 def learned_at(history: Mapping[str, Any], epochs: Sequence[int]) -> list[float]:
     """The errors of a kept training at the rungs of another study that it came to: NaN where nobody asked."""
     learned: list[float] = history["learned"]
-    if "rungs" not in history:  # an older brisk did not say
+    if "ran" not in history:  # an older brisk did not say
         return learned
     known = dict(zip(history["rungs"], learned, strict=False))
-    return [known.get(epoch, math.nan) for epoch in epochs if epoch < history["ran"]]
+    return [known.get(epoch, math.nan) for epoch in epochs if epoch in known or epoch < history["ran"]]
 
 
 @dataclass
