@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,7 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
                 "+ as many points as good in all, within noise; --json names them",
                 style="dim",
             )
-    for point in shown(front):
+    for point in _models(shown(front)):
         for line in luck(point):
             say(line)
     _write_beside(summary, to, say)
@@ -201,6 +202,15 @@ def shown(front: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The points of a front without those that another of them stands for."""
     names = {point["trial"] for point in front}
     return [point for point in front if point.get("tie_of") not in names]
+
+
+def _models(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One point of each trained model, the first."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for point in points:
+        genotype = point["genotype"]
+        found.setdefault(json.dumps([genotype["architecture"], genotype["training"]]), point)
+    return list(found.values())
 
 
 def bits(point: Mapping[str, Any]) -> str:

@@ -139,6 +139,8 @@ def test_what_other_seeds_came_to_is_said():
     lucky = {**first, "seeds": {"validation": [0.975, 0.968, 0.971], "mean": 0.9695, "std": 0.003}}
     words = f"Trial {first['trial']} from other seeds: validation accuracy 0.968, 0.971; 0.975 in the search"
     assert words in written({**summary, "front": [lucky, *others]})
+    form = {**lucky, "trial": 999}
+    assert written({**summary, "front": [lucky, form, *others]}).count("other seeds") == 1  # of each trained model
     assert "other seeds" not in written(summary)
 
 
