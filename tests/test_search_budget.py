@@ -111,7 +111,7 @@ def test_what_ended_a_study_must_hold_when_it_is_measured_again(
     rule = "accuracy>=0.9, latency_ms<=0.1"
 
     def slower(kept: Study, *_: Any) -> float:
-        finals = {number: kept.outcomes[number] for number in front_of(kept.history())}
+        finals = {number: one for number, one in kept.outcomes.items() if one.state == "complete"}
         measured = {number: one.measurement for number, one in finals.items() if one.measurement}
         again = {number: replace(one, median_ms=9.0, ci_ms=(8.9, 9.1)) for number, one in measured.items()}
         kept.keep_final({number: replace(finals[number], measurement=one) for number, one in again.items()})
@@ -127,6 +127,9 @@ def test_what_ended_a_study_must_hold_when_it_is_measured_again(
     later = replace(found, finals={})  # as once another trial was told
     assert reached(rule, later) == ""  # or the next run would end by the same lucky figure
     assert reached(rule, replace(later, judged={})) == "target"
+    first = front_of(later)[0]
+    alone = {name: one for name, one in found.judged.items() if name == first}
+    assert reached(rule, replace(later, judged=alone)) == "target"  # by others, which that one dominated
 
 
 def test_a_study_that_winds_down_keeps_its_stage_and_judges_its_front(tmp_path: Path) -> None:
