@@ -38,7 +38,7 @@ from objectives.deployment.interpreter import predict
 from objectives.deployment.pour import narrowed
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.group import Group
-from objectives.latency.devices import comparable, device
+from objectives.latency.devices import device
 from objectives.model_file import answered, fed
 from objectives.objective import costs_of, over_bound
 from objectives.origin import origin_of
@@ -399,7 +399,7 @@ def _sitting(
     fresh = dict(zip(missing, figures, strict=True))
     for key, measurement in fresh.items():
         if isinstance(measurement, Measurement):
-            fresh[key] = measurement = comparable(measurement, group.cache, tool, conditions)
+            fresh[key] = measurement = _comparable(group, tool.fingerprint(group.bench.conditions), measurement)
             if measurement.trusted or stage == "untrained":  # a look is never more than that
                 group.cache.keep_record("measured", key, to_json(measurement), lasting=False)
     return [{**found, **fresh}[key] for key in keys]
@@ -411,3 +411,14 @@ def _kept(group: Group, key: str) -> Measurement | None:
         return from_json(Measurement, group.cache.record("measured", key))
     except ValidationError:
         return None
+
+
+def _comparable(group: Group, fingerprint: str, measurement: Measurement) -> Measurement:
+    """The figure as it would be while the reference takes as long as when the home first measured it.
+
+    Within a sitting all is relative to the reference; between sittings a shared machine may run half as fast again.
+    """
+    usual = group.cache.first_record("reference", fingerprint, {"reference_ms": measurement.reference_ms})
+    faster = usual["reference_ms"] / measurement.reference_ms if measurement.reference_ms else 1.0
+    low, high = measurement.ci_ms
+    return replace(measurement, median_ms=measurement.median_ms * faster, ci_ms=(low * faster, high * faster))

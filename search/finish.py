@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from objectives.cache import Cache
-from objectives.latency.devices import comparable, device
+from objectives.latency.devices import device
 from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
 from search.budget import Limits
 from search.isolate import CallFailed, Child, ChildDied, Event
@@ -106,7 +106,10 @@ def _tested(
 def _measured(
     study: Study, found: list[Outcome], tested: dict[str, Any], on_event: Callable[[Event], None]
 ) -> Measured:
-    """All in one sitting, given time by their number; an evaluator of invented figures has told its own."""
+    """All in one sitting, given time by their number, in milliseconds as they are while nothing else runs: those of the
+    search are as they were when its home first measured, which others may have disturbed. An evaluator of invented
+    figures has told its own.
+    """
     if "measurement" in tested:
         return [from_json(Measurement, plain) for plain in tested["measurement"]]
     asked = study.plan.bench.conditions
@@ -115,7 +118,6 @@ def _measured(
         max_processes=asked.max_processes + MORE_PROCESSES,
         timeout_s=asked.timeout_s + SECONDS_A_MODEL * len(found),
     )
-    cache, tool = Cache(study.plan.bench.home), device(study.plan.bench.device)
+    cache = Cache(study.plan.bench.home)
     paths = [cache.artifact(outcome.artifact.sha256) for outcome in found if outcome.artifact]
-    figures = tool.measure(paths, conditions, emit=on_event)
-    return [comparable(each, cache, tool, asked) if isinstance(each, Measurement) else each for each in figures]
+    return device(study.plan.bench.device).measure(paths, conditions, emit=on_event)

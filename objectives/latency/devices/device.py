@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from objectives.cache import Cache
 from objectives.outcome import Conditions, MeasureFailure, Measurement
 from spaces.errors import SpecError, nearest
 
@@ -61,15 +59,3 @@ def device(name: str) -> Device:
             f"device {name!r} is a {type(made).__name__}, which is not an objectives.latency.devices.Device"
         )
     return made
-
-
-def comparable(measurement: Measurement, home: Cache, tool: Device, conditions: Conditions) -> Measurement:
-    """The figure as it would be while the reference takes as long as when the home first measured it so.
-
-    Within a sitting all is relative to the reference; between sittings a shared machine may run half as fast again.
-    """
-    alike = tool.fingerprint(Conditions(conditions.scenario, conditions.threads))  # whatever else is asked of a sitting
-    usual = home.first_record("reference", alike, {"reference_ms": measurement.reference_ms})
-    faster = usual["reference_ms"] / measurement.reference_ms if measurement.reference_ms else 1.0
-    low, high = measurement.ci_ms
-    return replace(measurement, median_ms=measurement.median_ms * faster, ci_ms=(low * faster, high * faster))
