@@ -113,7 +113,7 @@ def _look(group: Group) -> None:
             group.known[form]["untrained_ms"] = measurement.median_ms
             lowest = replace(measurement, median_ms=measurement.ci_ms[0])
             if reason := over_bound(replace(group.outcome(form), measurement=lowest), group.bench.bounds):
-                group.known[form]["measurement"] = measurement  # of the memory too
+                group.known[form]["measurement"] = measurement  # or a bound on memory is not among its figures
                 group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
         else:
             group.settle(form, "failed", stage="untrained", reason=measurement.reason)

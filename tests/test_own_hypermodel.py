@@ -318,6 +318,17 @@ def test_what_keras_does_not_tell_all_of_begins_anew(study: Path, name: str) -> 
     assert resumable(plain)
 
 
+def test_the_code_of_an_installed_package_is_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site" / "installed_here"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from installed_here.models import build\n")
+    (package / "models.py").write_text("def build(hp): ...\n")
+    monkeypatch.syspath_prepend(package.parent)
+    before = code("installed_here:build", str(tmp_path))
+    (package / "models.py").write_text("def build(hp): return 1\n")
+    assert code("installed_here:build", str(tmp_path)).sha256 != before.sha256
+
+
 def test_code_that_changed_is_refused_by_a_process_that_reads_it_first(study: Path) -> None:
     bench = bench_of(study, "compiled", "signs.npz")
     assert bench.hypermodel

@@ -22,7 +22,7 @@ from search.drive import _Driver, drive, shares
 from search.isolate import Child, ChildDied
 from search.lane import Lane, Work
 from search.study import Study
-from search.summary import summarise
+from search.summary import front_of, summarise
 from spaces.errors import InputError, StudyError
 from spaces.genotype import Deployment
 from spaces.record import to_json
@@ -52,6 +52,16 @@ def test_a_study_from_start_to_end(tmp_path: Path) -> None:
     assert summary["final"]
     assert all(point["quality"]["test"] is not None for point in (summary["baseline"], *summary["front"]))
     assert summary["ended"] == "trials"
+
+
+def test_a_front_is_measured_again_whole_however_long_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its accurate end, which is slow, would be lost."""
+    monkeypatch.setattr("search.finish.MOST", 2)
+    driven(tmp_path, Limits(trials=40))
+    found = history.read(tmp_path, "s")
+    best = front_of(found)
+    assert len(best) > 2
+    assert {*best} <= {*found.finals}
 
 
 def test_a_fault_fails_its_candidate_and_nothing_else(tmp_path: Path) -> None:

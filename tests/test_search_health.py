@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from scipy.stats import spearmanr
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
-from search.health import predictability, rank_correlation
+from search.health import columns, predictability, rank_correlation
 from search.history import NO_CLOCK, History
 from search.summary import summarise
 from spaces.gene import Gene
@@ -72,6 +73,16 @@ def checked(history: History) -> dict[str, tuple[str, str]]:
 
 
 # Does a figure follow from the genotype? ------------------------------------------------------------------------------
+
+
+def test_a_number_that_some_do_not_have_is_a_column_and_whether_there_is_one() -> None:
+    """As a hypermodel's under a condition; else each number would be a kind of its own."""
+    asked = [(("cell", "gru"), ("rate", rate)) for rate in (1.0, 10.0, 100.0)] + [(("cell", "lstm"),)]
+    served = [Architecture(HYPERMODEL + "own:build", 0, values=values) for values in asked]
+    built = [Genotype(one, Training(), FORMS[0]) for one in served]
+    found = columns(built, squares=False)
+    np.testing.assert_allclose(found[:, -2], [-math.sqrt(1.5), 0.0, math.sqrt(1.5), 0.0], atol=1e-12)
+    np.testing.assert_array_equal(found[:, -1], [1, 1, 1, 0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12))

@@ -136,6 +136,15 @@ def test_a_bound_is_broken_at_the_end_only_by_a_whole_interval(tmp_path: Path, f
     assert [(one["trial"], one["latency_ms"]["median"], one["final"]) for one in point] == [(0, 0.6, True)]
 
 
+def test_a_bound_on_memory_is_broken_at_the_end_only_beyond_its_noise(tmp_path: Path) -> None:
+    searched = outcome(tmp_path, 16, 0.10, 0.40, 10)
+    assert searched.measurement
+    for kib, fronts in ((109, [0]), (112, [])):
+        again = replace(searched, measurement=replace(searched.measurement, peak_memory_bytes=kib * 1024))
+        history = study(tmp_path, {0: searched}, finals={0: again}, bounds={"memory": 100.0})
+        assert front_of(history, final=True) == fronts
+
+
 def test_the_end_leaves_no_front_empty(tmp_path: Path, four: dict[int, Outcome]) -> None:
     finals: dict[int | str, Outcome] = {0: over(tmp_path, 0.55)}
     point = summarise(study(tmp_path, four, finals=finals, bounds={"latency": 0.5}))["front"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,14 @@ def test_what_was_refused_for_its_latency_is_known_to_have_it(tmp_path: Path) ->
     assert found._costs([again])[0][1] == 7.0
     guessed = informed([*told(tmp_path, 20), replace(looked, stage=FORETOLD)])
     assert guessed._costs([again])[0][1] != 7.0
+
+
+def test_a_number_that_is_spread_by_its_logarithm_is_drawn_so() -> None:
+    drawn = surrogate._Drawn({}, random.Random(0), 0.0)
+    found = [drawn.suggest_int("units", 1, 1024, log=True) for _ in range(2000)]
+    assert min(found) == 1
+    assert 1000 < max(found) <= 1024
+    assert 0.45 < sum(one < 32 for one in found) / len(found) < 0.55
 
 
 def test_what_is_refused_is_not_proposed(tmp_path: Path) -> None:
