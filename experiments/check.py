@@ -28,18 +28,21 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
     Raises what `brisk run` would raise before it trains: SpecError for spec, sampler or device, DataError for the data,
     ModelError for the user's own model.
     """
-    from search.samplers import named  # loads Optuna
+    from experiments.launch import check_threads, limits_of  # loads Optuna, as samplers do
+    from search.samplers import named
 
     spec = read(spec_name, sets)
+    plan = spec.plan(home="")
+    bench = plan.bench
     named(spec.search.sampler)
-    device(spec.bench(home="").device)
+    device(bench.device)
+    check_threads(bench, limits_of(spec).workers)
     data = load(spec.task, seed=spec.study.seed, root=spec.root)
     spec.space.check(spec.task.kind, data.signature.time_steps)
-    bench = spec.bench(home="")
     accelerated = bench.training.accelerator in ("gpu", "tpu")
     looked = looked_at(bench) if bench.model or bench.hypermodel or accelerated else {}
     model, explored = looked.get("model"), looked.get("hypermodel")
-    known_space(spec.plan(home=""), looked)
+    known_space(plan, looked)
     cells = [spec.space.hypermodel] if spec.space.hypermodel else spec.space.cell
     forms = {
         cell: len(spec.space.deployments(Architecture(cell, spec.space.units[0]), data.signature)) for cell in cells

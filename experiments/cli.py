@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def run(spec: str, sets: tuple[str, ...], as_json: bool, home: Path, rehearse: b
     """Start the study of SPEC, a TOML file or a preset's name, or go on with it; then print its front."""
     from experiments.launch import launch
 
-    launch(spec, sets, home=home, rehearse=rehearse, as_json=as_json, **budget)
+    with _told_of("everything finished so far is kept, the same command goes on"):
+        launch(spec, sets, home=home, rehearse=rehearse, as_json=as_json, **budget)
 
 
 @cli.command()
@@ -100,7 +102,7 @@ def export(study: str, rule: str | None, trial: str | None, home: Path, **wanted
 @cli.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder that is absent or empty.")
-@click.option("--data", default="", help="Rows with labels: .npz, .npy, .csv, .parquet, module:function or a preset.")
+@click.option("--data", default="", help="Rows with labels: .npz, .csv, .parquet, module:function or a preset.")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
@@ -152,10 +154,17 @@ def rewrite(
         kind=kind or "",
         **asked,
     )
-    try:
+    with _told_of("nothing was written"):
         rewrite_model(wish, out=out, overwrite=overwrite, as_json=as_json)
+
+
+@contextmanager
+def _told_of(state: str) -> Iterator[None]:
+    """Where Ctrl-C ends a command, say how things stand then."""
+    try:
+        yield
     except KeyboardInterrupt:
-        click.echo("brisk: interrupted; nothing was written", err=True)
+        click.echo(f"brisk: interrupted; {state}", err=True)
         sys.exit(INTERRUPTED)
 
 
@@ -230,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         command(args=arguments, prog_name="brisk", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("brisk: interrupted; everything finished so far is kept, the same command goes on", err=True)
+        click.echo("brisk: interrupted", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()

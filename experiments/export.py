@@ -153,16 +153,18 @@ def export(
     maker = Child(home=Path(bench.home), name="export")
     with landing(out, overwrite) as folder, closing(maker):
         request = {"bench": to_json(bench), "to": to, "folder": str(folder)}
-        written = maker.call(
-            "experiments.exporters:write",
-            {
-                **request,
-                "outcome": to_json(outcome),
-                "name": plain_name(study),
-                "frames": frames or outcome.genotype.architecture.frame_stack,
-            },
-            timeout_s=TIMEOUT_S,
-        )
+        made = {
+            **request,
+            "outcome": to_json(outcome),
+            "name": plain_name(study),
+            "frames": frames or outcome.genotype.architecture.frame_stack,
+        }
+        try:
+            written = maker.call("experiments.exporters:write", made, timeout_s=TIMEOUT_S)
+        except (ChildDied, CallFailed) as error:
+            raise VerificationError(
+                f"the {to} model could not be written: {error}. Nothing was left in place; please report this"
+            ) from None
         asked = {**request, "path": written["path"], "genotype": to_json(outcome.genotype)}
         found = proof(bench.home, "experiments.exporters:verify", asked)
         (folder / "oracle.npy").unlink()

@@ -9,9 +9,9 @@ def number(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def times(ratio: float) -> str:
-    """A ratio: "1.82×", "24.0×", "134×"."""
-    return f"{ratio:.{2 if ratio < 10 else 1 if ratio < 100 else 0}f}×"
+def times(ratio: float | None) -> str:
+    """A ratio: "0.943×", "1.82×", "24×"; "" where there is none."""
+    return "" if ratio is None else f"{number(ratio) if ratio < 10 else f'{ratio:.0f}'}×"
 
 
 def change(of_error: float, metric: str) -> str:

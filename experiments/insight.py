@@ -20,9 +20,9 @@ from experiments.figures import number
 from experiments.picture import ticks
 from objectives.objective import OBJECTIVES, learned_cost
 from objectives.outcome import FORETOLD, Outcome
-from search.front import dominates, front
-from search.growth import volume
 from search.history import History, known_space
+from search.ledger import curve
+from search.summary import searched_corner
 from spaces.errors import SpecError
 from spaces.record import from_json
 from spaces.signature import Signature
@@ -117,7 +117,8 @@ def growth(history: History, summary: Mapping[str, Any]) -> tuple[list[float], l
     The study's wall time is shared out by the work that each trial took; no minutes where that is not known, and no
     hypervolume where there is no corner to measure it from.
     """
-    volumes = _volumes(history, summary["reference"])
+    told = curve({"reference": searched_corner(history)}, [*history.rewrites.items(), *history.outcomes.items()])
+    volumes = [figures["hypervolume"] for _, figures in told if "hypervolume" in figures]
     before = [*([history.baseline] if history.baseline else []), *history.rewrites.values()]
     after = [*history.twins.values(), *history.batches.values(), *history.seeds.values()]
     spent = [*accumulate(_work(outcome) for outcome in (*before, *history.outcomes.values(), *after))]
@@ -126,22 +127,6 @@ def growth(history: History, summary: Mapping[str, Any]) -> tuple[list[float], l
     first = len(before)
     minutes = [history.wall_s / 60 * done / spent[-1] for done in spent[first : first + len(history.outcomes)]]
     return minutes, volumes
-
-
-def _volumes(history: History, reference: Mapping[str, float]) -> list[float]:
-    """The hypervolume after each trial; computed where the front changes, for with four objectives it takes long."""
-    points: dict[int | str, list[float]] = {}
-    share, volumes = 0.0, []
-    begun: list[tuple[int | str, Outcome]] = [*history.rewrites.items()]
-    for name, outcome in [*begun, *history.outcomes.items()]:
-        costs = list(_costs(history, outcome).values())
-        finished = outcome.state == "complete" and len(costs) == len(reference)
-        if finished and not any(dominates(other, costs) for other in points.values()):
-            points[name] = costs
-            points = {key: points[key] for key in front(points)}
-            share = volume(points.values(), reference)
-        volumes += [share] if name in history.outcomes else []
-    return volumes if reference else []
 
 
 def _costs(history: History, outcome: Outcome) -> dict[str, float]:

@@ -38,7 +38,7 @@ REHEARSAL = "-rehearsal"
 WINDING_DOWN = "finishing the stage at work, then the front is measured once more; Ctrl-C again stops at once"
 SHOWN_EVERY_S = 20.0  # the front in MLflow while a study runs
 SELDOM = 50  # times what it took to sum it up, till the next time: the workers wait for who does it
-SHIPPING_S = 30.0  # how long the end of a run waits for MLflow before the front is shown
+SHIPPING_S = 30.0  # how long the end of a run waits for what is under way to MLflow
 WORKER_BYTES = 2**31  # TensorFlow takes 1 GiB with a small model, and half of that more with those that it keeps
 MOST_WORKERS = 8  # unless asked: what so many are at, the next proposal can only guess
 MANY = 100  # trials that are left to send then, of which it is said: they take seconds and more
@@ -71,15 +71,18 @@ def launch(
     study_name = name or spec.study.name + (REHEARSAL if rehearse else "")
     if rehearse:
         plan = replace(plan, evaluator="objectives.rehearsal")
-    with disk_trouble_told(home), Study.start(home, study_name, plan) as study:
-        with _shipping(study, home) if not rehearse else nullcontext() as outbox:
-            ended = _work(study, limits, outbox)
+    with (
+        disk_trouble_told(home),
+        Study.start(home, study_name, plan) as study,
+        _shipping(study, home) if not rehearse else nullcontext() as outbox,
+    ):
+        ended = _work(study, limits, outbox)
         history = study.history()
-    summary = summarise(history)
-    if as_json:
-        print_json(summary)
-    else:
-        write(summary, console())
+        summary = summarise(history)
+        if as_json:
+            print_json(summary)
+        else:
+            write(summary, console())
     if outbox:
         _show_in_mlflow(home, history, outbox)
     if ended == "interrupted":
@@ -98,7 +101,12 @@ def _show_in_mlflow(home: Path, history: History, outbox: Outbox) -> None:
 
 
 def limits_of(
-    spec: Spec, *, trials: int | None, timeout: str | None, workers: int | None, stop_when: str | None = None
+    spec: Spec,
+    *,
+    trials: int | None = None,
+    timeout: str | None = None,
+    workers: int | None = None,
+    stop_when: str | None = None,
 ) -> Limits:
     """The budget: the spec's, where the command line does not say otherwise.
 
@@ -185,8 +193,10 @@ def _shipping(study: Study, home: Path) -> Iterator[Outbox]:
         outbox.put(name, outcome)
     try:
         yield outbox
-    finally:
-        outbox.close(SHIPPING_S)
+    except BaseException:
+        outbox.close(0.0)  # whatever it was, it is to end at once; `brisk sync` sends the rest
+        raise
+    outbox.close(SHIPPING_S)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.report import console
+from experiments.report import NOISY, Speaker, console
 from objectives.latency import timing
 from objectives.latency.devices import device as named_device
 from objectives.outcome import Conditions, MeasureFailure, Measurement
@@ -93,27 +93,30 @@ def _row(path: Path, result: Measurement | MeasureFailure, fastest: Measurement)
 
 
 def _print(report: dict[str, Any]) -> None:
-    to = console()
+    say = Speaker(console())
     batch, threads = report["batch"], report["threads"]
-    to.print(f"{report['device']}, {report['scenario']}, {threads} thread{'s' * (threads > 1)}, batch {batch}\n")
+    say(f"{report['device']}, {report['scenario']}, {threads} thread{'s' * (threads > 1)}, batch {batch}\n")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("model", overflow="fold")
-    for heading in ("ms a call", "±", "x fastest", "first ms", "load ms", "mem KiB", "KiB"):
+    for heading in ("ms a call", say.plain("±"), "x fastest", "first ms", "load ms", "mem KiB", "KiB"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = report["models"]
     for row in rows:
-        table.add_row(row["model"], *_cells(row))
-    to.print(table)
-    marks = {"converged": "* wider than asked for", "trusted": "? not to be relied on"}
-    shown = [{**row.get("latency_ms", {}), **row} for row in report["models"]]
-    if legend := [words for key, words in marks.items() if any(row.get(key) is False for row in shown)]:
-        to.print("; ".join(legend))
+        say.row(table, [row["model"], *_cells(row)])
+    say.to.print(table)
+    if any(_sign(row) == "~" for row in rows):
+        say(NOISY)
     for row in rows:
-        notes = [row["failed"]] if "failed" in row else [row["why"]] if row["why"] else []
+        notes = [row["failed"]] if "failed" in row else [f"! not to be relied on: {row['why']}"] if row["why"] else []
         if "latency_ms" in row and row["latency_ms"]["batch"] != batch:
             notes.append(f"its own batch is {row['latency_ms']['batch']}")
         if notes:
-            to.print(f"\n{row['model']}: {'; '.join(notes)}")
+            say(f"\n{row['model']}: {'; '.join(notes)}")
+
+
+def _sign(row: dict[str, Any]) -> str:
+    """The mark before a latency, as in the table of a study."""
+    return "" if "failed" in row else "!" if not row["trusted"] else "" if row["latency_ms"]["converged"] else "~"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -125,8 +128,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
     width = max(high - median, median - low) / median
     times = "tie" if row["ties_with_fastest"] and row["times_fastest"] > 1 else f"{row['times_fastest']:.2f}"
     return [
-        f"{median:.4g}" + ("" if row["trusted"] else " ?"),
-        f"{width:.1%}" + ("" if latency["converged"] else "*"),
+        f"{_sign(row)}{median:.4g}",
+        f"{width:.1%}",
         times,
         f"{row['first_ms']:.3g}",
         f"{row['load_ms']:.3g}",

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from experiments.figures import number
-from experiments.report import bits, provenance
+from experiments.report import REHEARSAL, bits, provenance
 from objectives.outcome import Outcome
 from search.ledger import form, title
 from spaces.record import to_json
@@ -113,9 +113,10 @@ def _outcome_mark(trial: int | str, outcome: Outcome) -> Mark:
 
 
 def headline(summary: Mapping[str, Any], shown: Picture) -> list[str]:
-    """One or two lines: what there is, and what the speedups are against."""
+    """One or two lines: what there is, and what the speedups are against; invented figures are said to be such."""
     count = len(shown.front)
-    line = f"{summary['study']}: {count or 'no'} model{'' if count == 1 else 's'} on the front"
+    invented = f"{REHEARSAL} · " if summary.get("rehearsal") else ""
+    line = f"{invented}{summary['study']}: {count or 'no'} model{'' if count == 1 else 's'} on the front"
     fastest = max((point.get("speedup") or 0.0 for point in summary["front"]), default=0.0)
     baseline = summary.get("baseline")
     if not fastest:

@@ -12,7 +12,7 @@ from experiments.curves import batches_html, curve_of, draw_batches
 from experiments.figures import number
 from experiments.insight import insight
 from experiments.picture import Mark, Picture, headline, picture, running_best, stairs, ticks, x_range, y_range
-from experiments.report import bits, latency, quality
+from experiments.report import bits, footnotes, quality, timed
 from experiments.tables import COMPRESSION, Rows, batch, batch_title, compression, markdown
 from objectives.outcome import Outcome
 from search.history import History
@@ -129,6 +129,7 @@ th, td {{ padding: .25em .7em; text-align: right }}
 tr:nth-child(even) {{ background: #f8f8f8 }}
 .beside th:last-child, .beside td:last-child {{ text-align: left }}
 tr.baseline {{ font-weight: bold }}
+.notes {{ color: #666; font-size: .9em }}
 h2 {{ font-size: 1.15em; margin: 2em 0 .3em }}
 </style></head><body>
 {drawing}
@@ -246,27 +247,26 @@ def _trace(go: Any, marks: Sequence[Mark], study: str, name: str, marker: dict[s
 
 
 def _rows(summary: Mapping[str, Any]) -> str:
-    """The front as an HTML table, the baseline first."""
+    """The front as an HTML table, the baseline first, and what its marks mean."""
     heads = ("trial", "model", "bits", "form", "latency, ms", "faster", "quality", "size, KiB")
     baseline = summary.get("baseline")
     lines = ['<table class="front"><tr>' + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
-    for point in [
-        *([baseline] if baseline else []),
-        *sorted(summary["front"], key=lambda p: -p["throughput_per_s"]),
-    ]:
+    points = [*([baseline] if baseline else []), *sorted(summary["front"], key=lambda p: -p["throughput_per_s"])]
+    for point in points:
         cells = (
             str(point["trial"]),
             title(point["genotype"]),
             bits(point),
             form(point["genotype"]),
-            latency(point["latency_ms"]),
+            timed(summary, point),
             f"{number(point['speedup'])}×" if point.get("speedup") else "",
             quality(point["quality"]),
             f"{point['size_bytes'] / 1024:.1f}",
         )
         kind = ' class="baseline"' if point is baseline else ""
         lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    return "\n".join([*lines, "</table>"])
+    notes = "<br>".join(map(html.escape, footnotes(summary, points)))
+    return "\n".join([*lines, "</table>", f'<p class="notes">{notes}</p>'])
 
 
 def _set(title: str, rows: Rows) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.figures import number
-from experiments.report import ASCII, console, duration
+from experiments.report import Speaker, console, duration
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from search.ledger import form, title
@@ -53,7 +53,7 @@ class Progress:
     ) -> None:
         self._console: Console = console(stream or sys.stderr, forgiving=True)
         self._tty = self._console.is_terminal if tty is None else tty
-        self._ascii = not self._console.encoding.lower().replace("-", "").startswith("utf")
+        self._plain = Speaker(self._console).plain
         self._trials, self._timeout_s, self._done = trials, timeout_s, 0
         self._before, self._started = len(before), time.monotonic()
         self._workers: dict[Any, Working] = {}
@@ -79,12 +79,15 @@ class Progress:
             self._try(self._live.stop)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take an event of `search.drive`: "group", "stage", "epoch", "told" or "warning", with its "lane"."""
+        """Take an event of `search.drive`: "group", "stage", "epoch", "told", "idle" or "warning", with its "lane"."""
         lane, kind = event.get("lane"), event.get("event")
         if kind == "group" and event.get("genotypes"):
             self.asked(lane, event["genotypes"][0], siblings=len(event["genotypes"]))
         elif kind == "told":
             self.told(event["trial"], from_json(Outcome, event["outcome"]))
+        elif kind == "idle":
+            with self._lock:
+                self._workers[lane] = Working(stage="idle", since=time.monotonic())
         elif kind == "warning":
             self.say(f"warning: {event.get('text', '')}")
         else:
@@ -156,13 +159,11 @@ class Progress:
             left.append(spent / (self._done - self._before) * max(0, self._trials - self._done))
         if self._timeout_s:
             left.append(max(0.0, self._timeout_s - spent))
-        return f"{duration(spent)} gone" + (f", about {duration(min(left))} left" if left else "")
+        to_go = min(left, default=0.0)
+        return f"{duration(spent)} gone" + (f", about {duration(to_go)} left" if to_go >= 1 else "")
 
     def _tally(self) -> str:
         return f"{self._done}/{self._trials}" if self._trials else str(self._done)
-
-    def _plain(self, line: str) -> str:
-        return line.translate(ASCII) if self._ascii else line
 
     def _try(self, act: Any) -> None:
         if self._broken:

@@ -13,7 +13,7 @@ from search.history import History, read
 from search.ledger import Key
 from search.summary import summarise
 from search.tracking import Projection, home_store, project
-from spaces.errors import StudyError
+from spaces.errors import InputError, StudyError
 from spaces.signature import Signature
 
 
@@ -38,8 +38,10 @@ def publish(home: Path, history: History) -> str:
 
 
 def sync_study(home: Path, study: str) -> None:
-    """`brisk sync`. Raises StudyError where there is no study, or MLflow cannot be reached."""
+    """`brisk sync`. Raises InputError for a rehearsal, StudyError where there is no study or no MLflow."""
     history = read(home, study)
+    if history.plan.rehearsal:
+        raise InputError(f"{study}: its figures are invented, and MLflow holds none; sync a study without --rehearse")
     if reason := publish(home, history):
         raise StudyError(
             f"MLflow at {history.plan.tracking or home} was not brought up to date: {reason}; mend that and sync again"

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.figures import number
+from experiments.figures import number, times
 from experiments.tables import COMPRESSION, batch, batch_title, chosen, compression, drawn, gains, luck
 from search.ledger import form, title
 from spaces.catalog import asked_bits
@@ -48,7 +48,8 @@ class Page(Console):
 
     def __init__(self, stream: IO[str], *, forgiving: bool) -> None:
         tty = bool(getattr(stream, "isatty", lambda: False)())
-        super().__init__(file=stream, force_terminal=tty, width=None if tty else PIPE_COLUMNS, highlight=False)
+        width = None if tty else PIPE_COLUMNS
+        super().__init__(file=stream, force_terminal=tty, width=width, highlight=False, markup=False, emoji=False)
         self._forgiving = forgiving
 
     def on_broken_pipe(self) -> None:
@@ -66,9 +67,29 @@ def console(stream: IO[str] | None = None, *, forgiving: bool = False) -> Consol
     return Page(stream or sys.stdout, forgiving=forgiving)
 
 
+class Speaker:
+    """Prints plain lines, and makes plain rows, in ASCII where the stream has nothing better."""
+
+    def __init__(self, to: Console) -> None:
+        self.to = to
+        self._ascii_only = not to.encoding.lower().replace("-", "").startswith("utf")
+
+    def __call__(self, line: str, style: str = "", whole: bool = False) -> None:
+        """One line; a `whole` one is never wrapped, for it is there to be copied."""
+        self.to.print(Text(self.plain(line), style=style), soft_wrap=whole)
+
+    def row(self, drawn: Table, cells: Sequence[str], style: str = "") -> None:
+        """Add a row to a table."""
+        drawn.add_row(*(Text(self.plain(cell)) for cell in cells), style=style)
+
+    def plain(self, line: str) -> str:
+        """The line as the stream can print it."""
+        return line.translate(ASCII) if self._ascii_only else line
+
+
 def write(summary: Mapping[str, Any], to: Console) -> None:
     """The whole report of a study: baseline, front, counts, failures, wall time, health, and what to do next."""
-    say = _Speaker(to)
+    say = Speaker(to)
     name, front, baseline = summary["study"], summary["front"], summary.get("baseline")
     rehearsal = summary.get("rehearsal", False)
     if rehearsal:
@@ -76,8 +97,9 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     if baseline:
         say(f"Baseline: {provenance(baseline)}; speedup and drop are against it.")
     if front or baseline:
-        to.print(table(summary, to.width, ascii_only=say.ascii_only))
-        _say_footnotes(summary, [*shown(front), *([baseline] if baseline else [])], say)
+        to.print(table(summary, say))
+        for line in footnotes(summary, [*shown(front), *([baseline] if baseline else [])]):
+            say(line, style="dim")
         if any(_as_good(point, front) for point in shown(front)):
             say(
                 "+ as many points as good in all, within noise; --json names them",
@@ -86,7 +108,7 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     for point in _models(shown(front)):
         for line in luck(point):
             say(line)
-    _write_beside(summary, to, say)
+    _write_beside(summary, say)
     say("")
     say(counts_line(summary))
     if why := ENDED.get(summary.get("ended", "")):
@@ -96,44 +118,45 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     for line in (split_line(summary), training_line(summary), *economy_lines(summary)):
         if line:
             say(line)
-    _write_health(summary, to, say)
+    _write_health(summary, say)
     if rehearsal:
         say("Next: the same command without --rehearse")
     elif front:
         say(f"Next: brisk ui {name}    (a closer look)", whole=True)
         say(f"      brisk export {name} --pick knee --to tflite --out DIR", whole=True)
-    elif not summary["counts"].get("running"):
+    elif any(summary["counts"].values()) and not summary["counts"].get("running"):
         say("Nothing is on the front: loosen a bound under [objectives], or give it more trials with --trials.")
 
 
-def _write_beside(summary: Mapping[str, Any], to: Console, say: _Speaker) -> None:
+def _write_beside(summary: Mapping[str, Any], say: Speaker) -> None:
     """What each technique bought, and the chosen model by batch size."""
-    padding = 1 if to.width < NARROW else 2
+    width = say.to.width
+    padding = 1 if width < NARROW else 2
     if summary.get("compression"):
         say("")
         say(COMPRESSION)
-        shown = chosen(compression(summary), (0, 2, 5)) if to.width < SLIM else compression(summary)
-        to.print(drawn(shown, say.plain, padding=padding))
+        shown = chosen(compression(summary), (0, 2, 5)) if width < SLIM else compression(summary)
+        say.to.print(drawn(shown, say.plain, padding=padding))
     if curve := summary.get("batch_curve"):
         say("")
         say(batch_title(curve))
-        shown = chosen(batch(summary), (0, 1, 3, 5)) if to.width < SLIM else batch(summary)
-        to.print(drawn(shown, say.plain, padding=padding, left=(-1,)))
+        shown = chosen(batch(summary), (0, 1, 3, 5)) if width < SLIM else batch(summary)
+        say.to.print(drawn(shown, say.plain, padding=padding, left=(-1,)))
         if any(cell.startswith("~") for row in shown[1] for cell in row):
             say(NOISY, style="dim")
         if curve["text"]:
             say(curve["text"])
 
 
-def _write_health(summary: Mapping[str, Any], to: Console, say: _Speaker) -> None:
+def _write_health(summary: Mapping[str, Any], say: Speaker) -> None:
     """The checks, a line each, and the advice."""
     if rows := health_rows(summary):
         grid = Table.grid(padding=(0, 2, 0, 0))
         for row in rows:
-            grid.add_row(*(Text(say.plain(cell)) for cell in row))
+            say.row(grid, row)
         say("")
         say("Health")
-        to.print(grid)
+        say.to.print(grid)
     if advice := summary.get("advice"):
         say(f"Advice: {advice['verdict']}, for {advice['text']}")
 
@@ -147,22 +170,23 @@ def provenance(baseline: Mapping[str, Any]) -> str:
 
 def write_point(summary: Mapping[str, Any], point: Mapping[str, Any], to: Console) -> None:
     """One point of a study, below its baseline."""
-    say = _Speaker(to)
+    say = Speaker(to)
     if summary.get("rehearsal"):
         say(REHEARSAL, style="bold")
-    ascii_only = say.ascii_only
     alone = {**point, "ties": [], "tie_of": None}
-    to.print(table({**summary, "front": [alone]}, to.width, ascii_only=ascii_only))
-    _say_footnotes(summary, [alone, *([summary["baseline"]] if summary.get("baseline") else [])], say)
+    to.print(table({**summary, "front": [alone]}, say))
+    for line in footnotes(summary, [alone, *([summary["baseline"]] if summary.get("baseline") else [])]):
+        say(line, style="dim")
     for line in (*luck(point), *gains(point)):
         say(line)
 
 
-def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -> Table:
+def table(summary: Mapping[str, Any], say: Speaker) -> Table:
     """The front, fastest first, the baseline above it; test figures where there are any, validation until then.
 
     Of points that tie, the one that stands for the others.
     """
+    width = say.to.width
     baseline = summary.get("baseline")
     points = sorted(shown(summary["front"]), key=lambda point: -point["throughput_per_s"])
     points = [*([baseline] if baseline else []), *points]
@@ -182,12 +206,10 @@ def table(summary: Mapping[str, Any], width: int, *, ascii_only: bool = False) -
         cells = ["base" if point["trial"] == "baseline" else str(point["trial"]), title(point["genotype"]) + named]
         served = [bits(point), form(point["genotype"])]
         cells += [" ".join(served)] if len(shapes) == 1 else served if shapes else []
-        sign = UNSURE if _searched(summary, point) else ""
-        cells += [sign + latency(point["latency_ms"]), _times(point.get("speedup")), quality(point["quality"])]
+        cells += [timed(summary, point), times(point.get("speedup")), quality(point["quality"])]
         if width >= SLIM:
             cells += [_drop(point), f"{point['size_bytes'] / 1024:.1f}"]
-        style = "bold" if point is baseline else ""
-        drawn.add_row(*(Text(cell.translate(ASCII) if ascii_only else cell) for cell in cells), style=style)
+        say.row(drawn, cells, style="bold" if point is baseline else "")
     return drawn
 
 
@@ -214,7 +236,7 @@ def _models(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def bits(point: Mapping[str, Any]) -> str:
-    """The bit width asked for, and what it became where that differs: "8", "rec8→32", "8→input 32"."""
+    """The bit width asked for, and what it became where that differs: "8", "rec8→32", "8→inp 32"."""
     asked = str(point["genotype"]["deployment"]["bits"])
     realised = point["artifact"].get("realised_bits") or {}
     wanted = {role: width for role, width in asked_bits(asked).items() if role in realised}
@@ -232,6 +254,35 @@ def latency(measured: Mapping[str, Any]) -> str:
     half = max(high - median, median - low) / median if median else 0.0
     sign = "!" if measured.get("trusted") is False else "" if measured["converged"] else "~"
     return f"{sign}{number(median)} ±{100 * half:.1f}%"
+
+
+def timed(summary: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """The latency of a point, "^" before one of the search where others were measured again."""
+    return (UNSURE if _searched(summary, point) else "") + latency(point["latency_ms"])
+
+
+def _searched(summary: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    return bool(summary.get("final")) and point.get("final") is False
+
+
+def footnotes(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the marks in a table of these points mean."""
+    lines = []
+    if any(point["latency_ms"]["batch"] > 1 for point in points):
+        lines.append("latency is of a call of as many sequences as b says; faster, bounds and rules count one sequence")
+    if any(latency(point["latency_ms"]).startswith("~") for point in points):
+        lines.append(NOISY)
+    distrusted = {point["latency_ms"].get("why", "") for point in points if point["latency_ms"].get("trusted") is False}
+    lines += [f"! not to be relied on: {why}" for why in sorted(distrusted)]
+    unsure = [point for point in points if _searched(summary, point)]
+    reasons = {note for point in unsure for note in point.get("notes", ()) if "measured again" in note}
+    reasons |= {"not measured again at the end"} if unsure and not reasons else set()
+    lines += [f"{UNSURE} of the search: {why}" for why in sorted(reasons)]
+    if any("→" in bits(point) for point in points):
+        lines.append("→ the bit width asked for became the one after the arrow")
+    if points and all(point["quality"].get("test") is None for point in points):
+        lines.append("quality on validation data; the test part is read once, at the end of the study")
+    return lines
 
 
 def quality(found: Mapping[str, Any]) -> str:
@@ -333,57 +384,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class _Speaker:
-    """Prints plain lines, in ASCII where the stream has nothing better."""
-
-    def __init__(self, to: Console) -> None:
-        self._to = to
-        self.ascii_only = not to.encoding.lower().replace("-", "").startswith("utf")
-
-    def __call__(self, line: str, style: str = "", whole: bool = False) -> None:
-        """One line; a `whole` one is never wrapped, for it is there to be copied."""
-        self._to.print(Text(self.plain(line), style=style), soft_wrap=whole)
-
-    def plain(self, line: str) -> str:
-        """The line as the stream can print it."""
-        return line.translate(ASCII) if self.ascii_only else line
-
-
-def _searched(summary: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
-    """Whether its figures are of the search, where others were measured again."""
-    return bool(summary.get("final")) and point.get("final") is False
-
-
-def _say_footnotes(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]], say: _Speaker) -> None:
-    if any(point["latency_ms"]["batch"] > 1 for point in points):
-        say(
-            "latency is of a call of as many sequences as b says; faster, bounds and rules count one sequence",
-            style="dim",
-        )
-    if any(latency(point["latency_ms"]).startswith("~") for point in points):
-        say(NOISY, style="dim")
-    for why in sorted(
-        {point["latency_ms"].get("why", "") for point in points if point["latency_ms"].get("trusted") is False}
-    ):
-        say(f"! not to be relied on: {why}", style="dim")
-    unsure = [point for point in points if _searched(summary, point)]
-    reasons = {note for point in unsure for note in point.get("notes", ()) if "measured again" in note}
-    for why in sorted(reasons) or (["not measured again at the end"] if unsure else []):
-        say(f"{UNSURE} of the search: {why}", style="dim")
-    if any("→" in bits(point) for point in points):
-        say("→ the bit width asked for became the one after the arrow", style="dim")
-    if all(point["quality"].get("test") is None for point in points):
-        say("quality on validation data; the test part is read once, at the end of the study", style="dim")
-
-
 def _drop(point: Mapping[str, Any]) -> str:
     """Against the baseline, on the data that the quality beside it is of."""
     drop = point.get("drop") if point["quality"].get("test") is None else point.get("test_drop", point.get("drop"))
     return "" if drop is None else f"{drop:+.3f}"
-
-
-def _times(speedup: float | None) -> str:
-    return "" if speedup is None else f"{number(speedup) if speedup < 10 else f'{speedup:.0f}'}×"
 
 
 def _trials(trials: Sequence[int], most: int = 8) -> str:

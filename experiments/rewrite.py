@@ -24,9 +24,10 @@ from objectives.latency.devices import device as named_device
 from objectives.latency.devices.local import Candidate, Local
 from objectives.latency.timing import period_s
 from objectives.outcome import Conditions, MeasureFailure, Measurement
+from objectives.presets import PRESETS
 from objectives.rewriting.tried import Request, Tried, Way, ways
 from objectives.sources import READERS
-from spaces.errors import DataError, InputError, ModelError, VerificationError
+from spaces.errors import DataError, InputError, ModelError, VerificationError, nearest
 from spaces.record import from_json
 
 LADDER_S = 6.0  # twice what the calls of TensorFlow's own runtimes may take
@@ -81,8 +82,16 @@ def _check(wish: Wish) -> None:
             f"{wish.model}: a .tflite file has no layers left to rewrite; give the .keras or .h5 file or the "
             "SavedModel it was made of (`brisk measure` times a .tflite)"
         )
-    if Path(wish.data).suffix.lower() in READERS and not Path(wish.data).exists():
+    kind = Path(wish.data).suffix.lower()
+    if kind == ".npy":
+        raise DataError(f"--data {wish.data}: one array has no labels beside it; save x and y in one .npz file")
+    if kind in READERS and not Path(wish.data).exists():
         raise DataError(f"--data {wish.data}: there is no such file")
+    if wish.data and not (kind in READERS or ":" in wish.data or wish.data in PRESETS):
+        raise DataError(
+            f"--data {wish.data}: is no file of rows (.npz, .csv, .parquet), no module:function and no preset; "
+            + nearest(wish.data, PRESETS)
+        )
     device = named_device(wish.device)
     device.measure([], _conditions(wish, wish.batches[0]))  # what cannot be had is refused before the work begins
     if wish.streaming is not None:

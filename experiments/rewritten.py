@@ -10,13 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from experiments.figures import number
-from experiments.report import ASCII, NARROW, console
+from experiments.figures import number, times
+from experiments.report import NARROW, NOISY, Speaker, console
 from objectives.latency.devices.local import processor
 from spaces.catalog import asked_bits
 
@@ -84,11 +83,7 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
 def write(report: Report) -> None:
     """Print it all."""
     to = console()
-    ascii_only = not to.encoding.lower().replace("-", "").startswith("utf")
-
-    def say(line: str, style: str = "", whole: bool = False) -> None:
-        to.print(Text(line.translate(ASCII) if ascii_only else line, style=style), soft_wrap=whole)
-
+    say = Speaker(to)
     count = f", {report['parameters']:,} parameters" if report["parameters"] else ""
     layers = ", ".join(report["recurrent"]) or "no recurrent layer"
     say(f"{report['model']}: {report['family']}{count}; {layers}")
@@ -98,18 +93,18 @@ def write(report: Report) -> None:
         say("")
         if report["others"]:
             say(f"{part['file']}: batch {part['batch']}, {part['time_steps']} time steps", style="bold")
-        to.print(_table(part, report, to, ascii_only))
+        to.print(_table(part, report, say))
         for line in _legend(part, report):
             say(line, style="dim")
     if report["ladder"]:
         say("")
-        to.print(_ladder(report["ladder"], ascii_only))
+        to.print(_ladder(report["ladder"], say))
     if "streaming" in report:
         found = report["streaming"]
         frames = f"{found['frames']} frame{'s' * (found['frames'] > 1)}"
         say("")
         say(f"{found['file']}: {frames} a call, one call every {found['period']}", style="bold")
-        to.print(_table(found, report, to, ascii_only))
+        to.print(_table(found, report, say))
         for line in _doubts(found):
             say(line, style="dim")
     say("")
@@ -123,8 +118,8 @@ def files(report: Report) -> list[str]:
     return [report["file"], *(part["file"] for part in report["others"]), *more]
 
 
-def _table(part: Report, report: Report, to: Console, ascii_only: bool) -> Table:
-    wide = to.width >= NARROW
+def _table(part: Report, report: Report, say: Speaker) -> Table:
+    wide = say.to.width >= NARROW
     metrics = list(report["original"]) if wide else []
     drawn = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), header_style="bold", pad_edge=False)
     drawn.add_column("form", no_wrap=True)
@@ -137,15 +132,14 @@ def _table(part: Report, report: Report, to: Console, ascii_only: bool) -> Table
         drawn.add_column("drop", justify="right", no_wrap=True)
     drawn.add_column("", overflow="fold")
     for entry in part["forms"]:
-        cells = [("* " if entry["chosen"] else "  ") + _label(entry), _ms(entry), _times(entry["speedup"])]
+        cells = [("* " if entry["chosen"] else "  ") + _label(entry), _ms(entry), times(entry["speedup"])]
         cells += [f"{entry['size_bytes'] / 1024:.1f}" if entry["size_bytes"] else ""] * wide
         cells += [_error(entry)]
         cells += [f"{entry['metric'][name]:.4f}" if entry["metric"] else "" for name in metrics]
         if report["max_drop"] is not None:
             cells += [f"{entry['drop']:+.4f}" if entry["drop"] is not None else ""]
         cells.append(_briefly(entry["reason"], wide))
-        style = "bold" if entry["chosen"] else ""
-        drawn.add_row(*(Text(cell.translate(ASCII) if ascii_only else cell) for cell in cells), style=style)
+        say.row(drawn, cells, style="bold" if entry["chosen"] else "")
     return drawn
 
 
@@ -166,10 +160,6 @@ def _ms(entry: Mapping[str, Any]) -> str:
     half = max(high - median, median - low) / median
     sign = "!" if not measured["trusted"] else "~" if not measured["converged"] else ""
     return f"{sign}{number(median)} ±{half:4.1%}"
-
-
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
 def _error(entry: Mapping[str, Any]) -> str:
@@ -196,12 +186,12 @@ def _doubts(part: Report) -> list[str]:
     shown = [entry["latency_ms"] for entry in part["forms"] if entry["latency_ms"] and entry["measured"] == "at length"]
     said = []
     if any(not each["converged"] and each["trusted"] for each in shown):
-        said.append("~ its interval is wider than asked for: the machine was noisy")
+        said.append(NOISY)
     said += sorted({f"! not to be relied on: {each['why']}" for each in shown if not each["trusted"]})
     return said
 
 
-def _ladder(rungs: Sequence[Mapping[str, Any]], ascii_only: bool) -> Table:
+def _ladder(rungs: Sequence[Mapping[str, Any]], say: Speaker) -> Table:
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False, title_justify="left")
     drawn.add_column("where the time goes: this model in", overflow="fold")
     drawn.add_column("ms a call", justify="right", no_wrap=True)
@@ -209,8 +199,7 @@ def _ladder(rungs: Sequence[Mapping[str, Any]], ascii_only: bool) -> Table:
     for rung in rungs:
         measured = rung["latency_ms"]
         median = number(measured["median"]) if measured and "median" in measured else "failed"
-        cells = [rung["runtime"], median, _times(rung["chosen_is_faster"])]
-        drawn.add_row(*(Text(cell.translate(ASCII) if ascii_only else cell) for cell in cells))
+        say.row(drawn, [rung["runtime"], median, times(rung["chosen_is_faster"])])
     return drawn
 
 
@@ -219,9 +208,9 @@ def _conclusion(report: Report) -> str:
     rungs = {rung["runtime"]: rung["chosen_is_faster"] for rung in report["ladder"]}
     said = f"Chosen: {chosen['name']}"
     if chosen["speedup"]:
-        said += f", {_times(chosen['speedup'])} as fast as {report['held_against']}"
+        said += f", {times(chosen['speedup'])} as fast as {report['held_against']}"
     if rungs.get("model.predict"):
-        said += f" and {_times(rungs['model.predict'])} as model.predict"
+        said += f" and {times(rungs['model.predict'])} as model.predict"
     return f"{said}; {_cost(report)}."
 
 
@@ -303,7 +292,7 @@ def waiting() -> Iterator[Callable[[str], None]]:
     if not to.is_terminal:
         yield lambda line: to.print(Text(f"{time.monotonic() - started:4.0f} s  {line}"))
         return
-    with Progress(SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn(), console=to,
-                  transient=True, refresh_per_second=2) as shown:  # fmt: skip
+    columns = SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=to, transient=True, refresh_per_second=2) as shown:
         task = shown.add_task("", total=None)
         yield lambda line: shown.update(task, description=line)

@@ -97,6 +97,17 @@ def _write(path: Path, content: bytes, *, lasting: bool = True) -> None:
             if lasting:
                 os.fsync(file.fileno())
         os.replace(name, path)
+        if lasting:
+            _on_disk(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _on_disk(folder: Path) -> None:
+    """Wait till the disk has the names in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,4 +1,4 @@
-"""The evaluator that trains and measures: what a study asks of a worker, in three calls.
+"""The evaluator that trains and measures: what a study asks of a worker, in four calls.
 
 Only `evaluate` and a user's own model need TensorFlow, which is imported when called for, so that wrong data are
 refused in a second and the test part is read in another. `objectives.rehearsal` answers the same calls with invented

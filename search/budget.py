@@ -9,7 +9,7 @@ from objectives.task import TASKS
 from search.front import AGAINST, bounded, pick
 from search.growth import settled
 from search.history import History
-from search.summary import front_of, point_of, reference_of
+from search.summary import front_of, point_of, searched_corner
 from spaces.errors import InputError, NothingFeasible
 
 STAGES = ("load", "lower", "quantize", "untrained", "train", "quality", "measure")
@@ -17,6 +17,8 @@ STAGES = ("load", "lower", "quantize", "untrained", "train", "quality", "measure
 
 SITTINGS = ("untrained", "measure")
 """Those that measure."""
+
+NOT_YET = "not measured again yet"
 
 SETTLED = "settled"
 """In place of bounds: once the hypervolume does not grow any more (`search.growth`)."""
@@ -67,12 +69,14 @@ def reached(text: str, history: History) -> str:
     if not text:
         return ""
     if text == SETTLED:
-        done = settled(history.outcomes.values(), reference_of(history))
+        done = settled(history.outcomes.values(), searched_corner(history))
         return SETTLED if done else ""
     if history.plan.baseline and (history.baseline is None or history.baseline.state != "complete"):
         return ""  # still in training, or tried again: drop and speedup are against it
-    # What was measured again counts by that, or its lucky figure of the search would reach the bounds again and again.
-    known = replace(history, finals=history.finals or {**history.candidates, **history.judged})
+    # What was measured again counts by that, or its lucky figure of the search would reach the bounds again and again;
+    # what was not is held against the baseline as it was in the search, for the two are of different sittings.
+    others = {name: replace(one, reason=one.reason or NOT_YET) for name, one in history.candidates.items()}
+    known = replace(history, finals=history.finals or {**others, **history.judged})
     try:
         pick([point_of(known, name) for name in front_of(known, final=True)], text)
     except NothingFeasible:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from statistics import median
 
 from objectives.artifact import Artifact
@@ -292,7 +293,10 @@ def _one_sided(found: list[Pair]) -> bool:
     up = sum(median(each) > 0 for each in changes.values())
     down = sum(median(each) < 0 for each in changes.values())
     count, fewer = up + down, min(up, down)
-    return math.ldexp(2 * sum(math.comb(count, k) for k in range(fewer + 1)), -count) <= SURE
+    tail, term = 0, 1  # whole numbers: of a thousand models they are too large for a float
+    for k in range(fewer + 1):
+        tail, term = tail + term, term * (count - k) // (k + 1)
+    return Fraction(2 * tail, 2**count) <= SURE
 
 
 def _times(ratio: float) -> str:

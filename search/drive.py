@@ -23,11 +23,11 @@ from search import batches, seeds, twins
 from search.budget import Limits, reached
 from search.clock import IDLE, Clock
 from search.finish import finish
-from search.isolate import Child, ChildDied, Event, waits
-from search.lane import Abandoned, Lane, News, Work
+from search.isolate import CallFailed, Child, ChildDied, Event, waits
+from search.lane import BEGINNING, Abandoned, Lane, News, Work
 from search.study import Group, SpaceExhausted, Study, named_at_work
 from search.summary import batches_left
-from spaces.errors import BriskError, CandidateError, InputError, StudyError
+from spaces.errors import BriskError, CandidateError, InputError, StudyError, disk_trouble
 from spaces.genotype import Genotype
 from spaces.record import from_json, to_json
 
@@ -61,7 +61,8 @@ def drive(
     one at several batch sizes (`search.batches`).
 
     `on_event` gets what `evaluate` emits, with "trials" (the numbers of its group), "trial" (of its form) and "lane"
-    put in; before that {"event": "group", "genotypes"}; and {"event": "told", "outcome", "counts"} for each outcome.
+    put in; before that {"event": "group", "genotypes"}; {"event": "told", "outcome", "counts"} for each outcome; and
+    {"event": "idle"} where a lane has nothing to do.
     Once `wind_down` is set, each worker finishes its stage and is ended, the front is judged, and it ended
     "interrupted", whatever was being done. KeyboardInterrupt ends the workers at once and goes on to the caller. Either
     way, what they were at stays running in the storage and is taken up by the next session. Raises the user's errors
@@ -142,6 +143,9 @@ class _Driver:
         if news.kind == "done":
             found: dict[str, Any] = what
             return found
+        if isinstance(what, CallFailed):
+            log = self._study.home / "logs"
+            raise CallFailed(f"the worker that reads and checks the data failed: {what}; its log in {log} says where")
         if not isinstance(what, ChildDied):
             raise what
         if what.kind == "crashed" and tries > 1:
@@ -195,7 +199,7 @@ class _Driver:
             if ended:
                 self._settle_queues(ended)
             if not any(lane.work for lane in self._lanes):
-                return (ended == "trials" and self._reached(at_last=True)) or ended
+                return (ended != "interrupted" and self._reached(at_last=True)) or ended
             self._receive()
 
     def _settle_queues(self, ended: str) -> None:
@@ -251,7 +255,12 @@ class _Driver:
 
     def finish(self) -> None:
         """Judge the front once more, with every worker idle."""
-        self._clock.sums["measuring_s"] += finish(self._study, self._lanes[0].child, self._on_event, self._limits)
+
+        def say(event: Event) -> None:
+            self._on_event({"lane": 0, **event})
+
+        self._clock.sums["measuring_s"] += finish(self._study, self._lanes[0].child, say, self._limits)
+        say({"event": "idle"})
 
     def stop(self, ended: str) -> None:
         """End the workers at once."""
@@ -392,13 +401,16 @@ class _Driver:
 
     def _bury(self, lane: Lane, work: Work, error: BaseException) -> None:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again. A worker
-        that was killed at what they shared is no fault of theirs, unless it happens again.
+        that died of what they shared is no fault of theirs, unless it happens again. Raises StudyError where workers
+        cannot even begin, which is no fault of candidates at all.
         """
         if not isinstance(error, BriskError) or isinstance(error, InputError):
             raise error
         if isinstance(error, Abandoned):
             self._end(lane)
             return
+        if isinstance(error, CallFailed) and disk_trouble(error):
+            raise error
         if isinstance(error, CandidateError):
             work.stage, work.form = error.stage, None
         lost: set[Any] = {work.form} & work.open if isinstance(error, ChildDied) else set()
@@ -407,8 +419,13 @@ class _Driver:
         # Models that the worker keeps fill memory too, and a SIGKILL comes from elsewhere.
         for form in lost if how != "memory" and "SIGKILL" not in reason else ():
             self._study.died(work.genotypes[form], work.stage, reason)
-        killed = how == "crashed"
-        if lost or not killed or work.tried == TRIES:
+        again = (how in ("crashed", "memory") or work.stage == BEGINNING) and work.tried < TRIES
+        if work.stage == BEGINNING and not lost and not again:
+            raise StudyError(
+                f"a worker cannot begin its work: {reason}; its log in {self._study.home / 'logs'} may say why. "
+                "Everything finished is kept, the same command goes on"
+            )
+        if lost or not again:
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
         self._end(lane)
@@ -447,6 +464,7 @@ class _Driver:
         if lane.work:
             self._announce(lane, lane.work)
         else:
+            self._on_event({"event": "idle", "lane": self._lanes.index(lane)})
             self._keep_clock("")
 
     def _keep_quiet(self, lane: Lane, wanted: bool) -> None:

@@ -174,17 +174,18 @@ def pick(points: Sequence[Point], rule: str) -> Point:
 
 def bounded(rule: str) -> list[str]:
     """The figures that a rule of bounds names. Raises InputError where it is none."""
-    return [_parsed(part, []).field for part in rule.split(",")]
+    return [_parsed(part, [], named=()).field for part in rule.split(",")]
 
 
-def _parsed(text: str, points: Sequence[Point]) -> _Bound:
+def _parsed(text: str, points: Sequence[Point], named: Sequence[str] = RULES) -> _Bound:
+    """A bound; `named` are the rules that might be given in its place."""
     metrics = {point["quality"]["metric"] for point in points} or {task.metric for task in TASKS.values()}
     known = [*_READ, *sorted(metrics)]
     parts = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*(\S+)\s*", text)
     if parts is None:
         raise InputError(
-            f"the rule {text!r} is none: give {', '.join(RULES)}, or comma-separated bounds such as drop<=0.005, "
-            f"of {', '.join(known)}"
+            f"the rule {text!r} is none: give {''.join(f'{name}, ' for name in named)}{'or ' if named else ''}"
+            f"comma-separated bounds such as drop<=0.005, of {', '.join(known)}"
         )
     field, sign, number = parts.groups()
     if field not in known:
@@ -201,7 +202,9 @@ def _parsed(text: str, points: Sequence[Point]) -> _Bound:
 def _field(point: Point, field: str) -> float:
     value = _READ[field](point) if field in _READ else point["quality"]["validation"]
     if value is None:
-        why = "it is against the baseline, and this study has none" if field in AGAINST else "not known yet"
+        why = (
+            "it is against the baseline, and this study has none, or none yet" if field in AGAINST else "not known yet"
+        )
         raise InputError(f"a rule bounds {field!r}, but the front's points have no such figure: {why}")
     return value
 

@@ -21,8 +21,8 @@ NONE = 1000.0
 def settled(outcomes: Iterable[Outcome], reference: Mapping[str, float]) -> bool | None:
     """Whether the last third of the trained models, ten or more, made the hypervolume grow by less than 1 %.
 
-    `outcomes` in the order in which they were told, `reference` as in `search.summary.reference_of`. None while there
-    are too few to say, or nothing to measure from, or nothing lies below that corner.
+    `outcomes` in the order in which they were told, `reference` as in `search.summary.searched_corner`. None while
+    there are too few to say, or nothing to measure from, or nothing lies below that corner.
     """
     told = [outcome for outcome in outcomes if outcome.error is not None]
     models = list(dict.fromkeys((outcome.genotype.architecture, outcome.genotype.training) for outcome in told))

@@ -22,7 +22,7 @@ from search.front import dominates
 from search.growth import FEWEST, settled
 from search.history import History, known_space
 from spaces.genotype import Architecture, Genotype, Training
-from spaces.space import MAX_LAYERS, MAX_UNITS, Space
+from spaces.space import MAX_LAYERS, MAX_UNITS, Space, looped
 
 Check = dict[str, str]
 Floats = NDArray[np.float64]
@@ -35,17 +35,21 @@ FEW = 3  # of so many at least
 NEAR = 0.05  # of a range: what lies so near to its end lies at it
 OUTSIDE = "no model is better in every objective than the corner that the hypervolume is measured from"
 
+MANY = 2**31  # time steps, where they are not known
+
 A_GENE = 5  # trained models for each gene that is searched: a rule of thumb
 
 
-def health(history: History, found: Mapping[str, Any]) -> list[Check]:
-    """All checks. `found` is the JSON of `show` so far: "front", "baseline" and "reference" are read."""
+def health(history: History, found: Mapping[str, Any], corner: Mapping[str, float]) -> list[Check]:
+    """All checks. `found` is the JSON of `show` so far: "front" and "baseline" are read. `corner` is what the
+    hypervolume of the search's figures is measured from.
+    """
     return [
         *_predictable(history),
         *_bounds(history),
         *_ends(history, found["front"]),
         *_beaten(found["front"], found["baseline"]),
-        _growth(history, found["reference"]),
+        _growth(history, corner),
         _models(history),
         _failures(history),
     ]
@@ -55,11 +59,12 @@ def advice(history: History, found: Mapping[str, Any], checks: Sequence[Check]) 
     """{"verdict": "stop now" | "worth going on", "text": the reason}."""
     verdict = {check["check"]: check["verdict"] for check in checks}
     told, models = len(history.outcomes), len(_trained(history))
+    tried = {_model(outcome.genotype) for outcome in history.outcomes.values()}
     stop = {
         "exhausted": "all that the sampler finds in the space was tried",
         "target": "a point reached what stop_when asks for",
     }.get(history.ended)
-    if not stop and not found["front"] and told >= 2 * FEWEST:
+    if not stop and not found["front"] and len(tried) >= 2 * FEWEST:
         why = ", see the checks" if "bad" in (verdict["failures"], verdict.get("bounds")) else ""
         stop = f"none of {told} candidates is on the front{why}"
     if not stop and verdict["settled"] == "good" and verdict["models"] == "good":
@@ -247,10 +252,10 @@ def _searched(history: History) -> int:
     return len(genes) + sum(isinstance(values, tuple) and len(set(values[:2])) > 1 for values in lists)
 
 
-def _growth(history: History, reference: Mapping[str, float]) -> Check:
-    if not reference:
+def _growth(history: History, corner: Mapping[str, float]) -> Check:
+    if not corner:
         return _check("settled", None, "there is nothing to measure the hypervolume from yet")
-    done, few = settled(history.outcomes.values(), reference), len(_trained(history)) < 2 * FEWEST
+    done, few = settled(history.outcomes.values(), corner), len(_trained(history)) < 2 * FEWEST
     text = {
         None: f"fewer than {2 * FEWEST} models: too few to say whether the hypervolume has settled" if few else OUTSIDE,
         True: "the last third of the models made the hypervolume grow by less than 1 %",
@@ -357,7 +362,7 @@ def _ends(history: History, points: Sequence[Mapping[str, Any]]) -> Iterator[Che
 
 def _ranges(history: History) -> Iterator[_Range]:
     space = _space(history)
-    time_steps = history.prepared.get("signature", {}).get("time_steps", math.inf)
+    time_steps = history.prepared.get("signature", {}).get("time_steps", MANY)
     if space.own:
         yield from _own_ranges(space)
     widest = {"units": (1, MAX_UNITS), "dropout": (0.0, 0.9), "learning_rate": (1e-7, 1.0)}
@@ -370,7 +375,7 @@ def _ranges(history: History) -> Iterator[_Range]:
             yield _Range(name, f"space.{name}", *ends, _within(low, high, log=name != "dropout"), _reader(name))
     # 0 is below the others, but for rank and brick, where it stands for the whole matrix and the whole sequence
     lists = {"layers": (1, MAX_LAYERS), "frame_stack": (1, time_steps), "steps": (1, time_steps)}
-    lists |= {"rank": (1, math.inf), "brick": (2, time_steps // 2), "block": (1, math.inf)}
+    lists |= {"rank": (1, math.inf), "brick": (2, time_steps // (2 * min(space.frame_stack))), "block": (1, math.inf)}
     lists |= {"sparsity": (0, 1), "pruned_units": (0, 1)}
     for name, (lowest, highest) in lists.items():
         values = getattr(space, name)
@@ -379,7 +384,7 @@ def _ranges(history: History) -> Iterator[_Range]:
             beyond = 0 in values and name in ("rank", "brick")
             lower = None if some[0] <= lowest or (0 in values and not beyond) else some[0]
             upper = None if some[-1] >= highest or beyond else some[-1]
-            yield _Range(name, f"space.{name}", lower, upper, math.isclose, _reader(name))
+            yield _Range(name, f"space.{name}", lower, upper, math.isclose, _reader(name, time_steps))
 
 
 def _own_ranges(space: Space) -> Iterator[_Range]:
@@ -399,10 +404,12 @@ def _within(low: float, high: float, *, log: bool) -> Callable[[float, float], b
     return lambda value, end: abs(place(value) - place(end)) <= NEAR * (place(high) - place(low))
 
 
-def _reader(name: str) -> Callable[[Genotype], Any]:
+def _reader(name: str, time_steps: int = MANY) -> Callable[[Genotype], Any]:
     def read(genotype: Genotype) -> Any:
         if name == "steps" and genotype.deployment.lowering not in ("loop", "stacked"):
             return None  # only a loop has them
+        if name == "steps" and genotype.deployment.steps >= looped(genotype.architecture, time_steps):
+            return None  # more there are not
         groups = (genotype.architecture, genotype.training, genotype.deployment)
         return next(getattr(group, name) for group in groups if hasattr(group, name))
 

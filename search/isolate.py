@@ -26,6 +26,7 @@ import psutil
 from spaces import errors
 
 POLL_S = 0.2  # how often memory and time are looked at
+LOOK_S = 2.0  # the most that counts between two looks: where more passed, we stood still, as after Ctrl-Z
 SILENT_S = 30.0  # a child that waits says so every few seconds (`objectives.latency.devices.local`)
 TAIL_BYTES = 4096
 
@@ -106,7 +107,7 @@ class Child:
         """
         process = self._start()
         watch = _Watch(timeout_s, stage_timeouts or {})
-        self._log_from = self._log.stat().st_size if self._log else 0
+        self._log_from = self._logged()
         try:
             self._send(process, {"call": function, "arguments": arguments})
             while True:
@@ -172,14 +173,21 @@ class Child:
             if self._process is None:
                 cores = [",".join(map(str, self._cores))] if self._cores else []
                 with self._open_log() as log:
-                    self._process = _NURSERY.submit(
+                    begun = _NURSERY.submit(
                         subprocess.Popen,
                         [sys.executable, "-P", "-m", "search.worker", str(os.getpid()), *cores],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=log,
                         start_new_session=True,
-                    ).result()
+                    )
+                    try:
+                        self._process = begun.result()
+                    except OSError as error:
+                        raise errors.StudyError(
+                            f"a worker process cannot be started ({error}); give it memory, or leave to start "
+                            "processes, or take fewer --workers"
+                        ) from None
                 self._messages = queue.SimpleQueue()
                 threading.Thread(target=_listen, args=(self._process, self._messages), daemon=True).start()
             return self._process
@@ -211,12 +219,16 @@ class Child:
         last = self._last_words()
         return f"{reason}: {last}" if last else reason
 
+    def _logged(self) -> int:
+        """How many bytes the log has, if it is there."""
+        return self._log.stat().st_size if self._log and self._log.exists() else 0
+
     def _last_words(self) -> str:
         """The last line of the log that was written in this call and is not part of a stack's listing."""
-        if self._log is None:
+        if self._log is None or not self._log.exists():
             return ""
         with open(self._log, "rb") as log:
-            log.seek(max(self._log_from, self._log.stat().st_size - TAIL_BYTES))
+            log.seek(max(self._log_from, self._logged() - TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
         chatter = re.compile(r"[IW]\d{4} ")  # what libraries tell of themselves
         listing = ("Fatal Python error", "Current thread", "Thread 0x", "  ", "Extension modules", "Stack (most recent")
@@ -250,7 +262,7 @@ class _Watch:
     def tick(self, *, counts: bool) -> None:
         """Put down the time since the last look. Raises ChildDied where a limit is reached."""
         now = time.monotonic()
-        passed, self._looked = now - self._looked, now
+        passed, self._looked = min(now - self._looked, LOOK_S), now
         if not counts:
             self._said = now
         if not counts or (self._waiting and now - self._said < SILENT_S):

@@ -12,8 +12,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from search.budget import Limits
-from search.isolate import Child, ChildDied, Event
+from search.isolate import Child, ChildDied, Event, waits
 from spaces.genotype import Architecture, Genotype
+
+BEGINNING = "start"
+"""The stage of who has told of none yet: nothing of a candidate has run."""
 
 Name = int | str
 """A trial's number, "baseline", or "rewrite-1", "twin-1", "batch-4" and so on."""
@@ -26,7 +29,7 @@ class Work:
     names: tuple[Name, ...]
     genotypes: tuple[Genotype, ...]
     bench: dict[str, Any]
-    stage: str = "start"
+    stage: str = BEGINNING
     form: int | None = None
     since: float = field(default_factory=time.monotonic)
     hurried: bool = False  # others do not stand still for it any more
@@ -69,6 +72,7 @@ class Lane:
         self.warming = False  # getting its imports done, which nobody waits for
         self._news = news
         self._ahead = 0  # outcomes told that were not taken in
+        self._at: Any = None  # the stage, and whose
         self._closed = False
         self._taken_in = threading.Condition()
         self._calls: queue.Queue[tuple[str, dict[str, Any], Limits, Answer] | None] = queue.Queue()
@@ -116,6 +120,7 @@ class Lane:
         while (call := self._calls.get()) is not None:
             function, arguments, limits, answer = call
             self._say("begin")
+            self._at = None
             try:
                 result = self.child.call(
                     function,
@@ -137,7 +142,11 @@ class Lane:
         with self._taken_in:
             self._ahead += event["event"] == "outcome"
         self._say("event", event)
-        if self.abandon.is_set() and event["event"] in ("stage", "outcome"):
+        before = self._at
+        if event["event"] == "stage":
+            self._at = event["stage"], event.get("form")
+        further = self._at != before or event["event"] == "outcome" or waits(event)  # else it tells how far it is
+        if self.abandon.is_set() and further:
             raise Abandoned("abandoned", "the session winds down")
 
     def _ask(self, answer: Answer, question: Event) -> Any:

@@ -15,13 +15,16 @@ from objectives.objective import OBJECTIVES
 from objectives.outcome import FORETOLD, Outcome
 from search.front import extended
 from search.growth import volume
-from spaces.genotype import HYPERMODEL, MODEL, Genotype
+from spaces.genotype import HYPERMODEL, MODEL, Architecture, Genotype
 
 Key = int | str
 """A trial's number, "baseline", or "rewrite-1" and so on."""
 
 BEST = {"quality": "best_error", "latency": "best_latency_ms", "size": "best_size_kib", "memory": "best_memory_kib"}
 """The curve of each objective."""
+
+EMBEDDING = Architecture("", 0).embedding
+"""The width that goes without saying."""
 
 TITLE_LIMIT = 160  # characters of a hypermodel's values: MLflow's names of runs hold 250
 UNNAMED = re.compile(r"[^\w\-. /]")
@@ -43,8 +46,9 @@ class Row:
 def title(genotype: Mapping[str, Any]) -> str:
     """A candidate's architecture in a few characters, from the genotype's JSON: "gru 32 x2 bi fs8", "mine.keras".
 
-    How it was trained follows: "sp80%" for zeros, "pu50%" for units cut out, "qat4" for the bits it was trained for,
-    "kd0.5" for the teacher's share.
+    "r8" is the rank of its recurrent matrices, "brick8" the steps of a brick, "emb16" the width of its embedding. How
+    it was trained follows: "do0.1" for dropout, "sp80%" for zeros, "x4" if in rows of four, "pu50%" for units cut out,
+    "qat4" for the bits it was trained for, "kd0.5" for the teacher's share, "hint0.1" for the weight of its hints.
     """
     built = genotype["architecture"]
     if str(built["cell"]).startswith(MODEL):
@@ -57,11 +61,18 @@ def title(genotype: Mapping[str, Any]) -> str:
     parts += ["bi"] if built.get("bidirectional") else []
     parts += [f"fs{built['frame_stack']}"] if built.get("frame_stack", 1) > 1 else []
     parts += [str(built["readout"])] if built.get("readout", "last") != "last" else []
+    parts += [f"r{built['rank']}"] if built.get("rank") else []
+    parts += ["residual"] if built.get("residual") else []
+    parts += [f"brick{built['brick']}"] if built.get("brick") else []
+    parts += [f"emb{built['embedding']}"] if built.get("embedding", EMBEDDING) != EMBEDDING else []
+    parts += [f"do{built['dropout']:g}"] if built.get("dropout") else []
     trained = genotype.get("training", {})
-    parts += [f"sp{trained['sparsity']:.0%}"] if trained.get("sparsity") else []
+    rows = f"x{trained['block']}" if trained.get("block", 1) > 1 else ""
+    parts += [f"sp{trained['sparsity']:.0%}{rows}"] if trained.get("sparsity") else []
     parts += [f"pu{trained['pruned_units']:.0%}"] if trained.get("pruned_units") else []
     parts += [f"qat{trained['qat']}"] if trained.get("qat") else []
     parts += [f"kd{trained['distillation']:g}"] if trained.get("distillation") else []
+    parts += [f"hint{trained['hints']:g}"] if trained.get("hints") else []
     return " ".join(parts)
 
 

@@ -319,7 +319,7 @@ class Study:
             found = []
             if not self._known:
                 asked = (self.plan.warm_start, self.home, self.plan.bench.root, self._space, self._signature)
-                found = [one for one in dict.fromkeys(points(*asked)) if self._within(one)]
+                found = [one for one in dict.fromkeys(points(*asked, self._teaching)) if self._within(one)]
             self._optuna.set_user_attr("beginning", [to_json(genotype) for genotype in found])
         return [from_json(Genotype, plain) for plain in self._attributes["beginning"]]
 
@@ -454,7 +454,8 @@ class Study:
     def tell(self, number: int, outcome: Outcome) -> Outcome:
         """Keep what came of a trial and let the sampler learn of it; gives the outcome as it was judged.
 
-        A finished candidate that is over a bound is infeasible, one with an objective unknown has failed.
+        A finished candidate that is over a bound is infeasible; one with an objective unknown has failed, and whatever
+        has a figure that is no number.
         """
         outcome = self._judged(outcome)
         state, values = self._told(outcome)
@@ -483,13 +484,13 @@ class Study:
                 del self._known[self._asked.pop(number).key]
 
     def _judged(self, outcome: Outcome) -> Outcome:
-        if outcome.state != "complete":
+        if outcome.state not in ("complete", "infeasible"):
             return outcome
-        for name in self.plan.objectives:
+        for name in (*self.plan.objectives, *self.plan.bench.bounds):
             value = OBJECTIVES[name].read(outcome)
-            if value is None or not math.isfinite(value):
+            if not math.isfinite(value) if value is not None else outcome.state == "complete":
                 return replace(outcome, state="failed", stage="measure", reason=f"its {name} is {value}, not a number")
-        reason = over_bound(outcome, self.plan.bench.bounds)
+        reason = over_bound(outcome, self.plan.bench.bounds) if outcome.state == "complete" else ""
         return replace(outcome, state="infeasible", reason=reason) if reason else outcome
 
     def died(self, genotype: Genotype, stage: str, reason: str) -> None:
@@ -498,16 +499,17 @@ class Study:
 
     def _told(self, outcome: Outcome) -> tuple[TrialState, list[float] | None]:
         """A candidate that is not deployed is told with the error of its model, an infeasible one with what is known,
-        and the worst for the rest: all samplers learn of it.
+        and the worst for the rest, if there is a worst yet: all samplers learn of it.
         """
         if outcome.state == "stopped" and not outcome.weighed:
             return TrialState.PRUNED, None
         if outcome.state == "failed":
             return TrialState.FAIL, None
         values = [self._cost(name, outcome) for name in self.plan.objectives]
-        return TrialState.COMPLETE, values
+        known = [value for value in values if value is not None]
+        return (TrialState.COMPLETE, known) if len(known) == len(values) else (TrialState.PRUNED, None)
 
-    def _cost(self, name: str, outcome: Outcome) -> float:
+    def _cost(self, name: str, outcome: Outcome) -> float | None:
         value = learned_cost(outcome, name)
         if value is not None and math.isfinite(value):
             return value
@@ -515,7 +517,7 @@ class Study:
             return float(self.prepared["trivial_error"])
         told = [OBJECTIVES[name].read(other) for other in self._outcomes.values()]
         known = [value for value in told if value is not None and math.isfinite(value)]
-        return max([*known, 2 * self.plan.bench.bounds.get(name, 0.0)])
+        return max([*known, 2 * self.plan.bench.bounds.get(name, 0.0)]) or None
 
     def _constraints(self, outcome: Outcome) -> dict[str, float]:
         """Every bound's violation, on every trial: GP refuses a study in which one is missing."""

@@ -56,7 +56,7 @@ def summarise(study: History | Kept) -> dict[str, Any]:
         "counts": history.counts,
         "duplicates": history.duplicates,
         "failures": _failures(history),
-        "hypervolume": volume([list(cost.values()) for cost in costs], reference),
+        "hypervolume": volume([[cost[name] for name in reference] for cost in costs], reference),
         "reference": reference,
         "wall_s": history.wall_s,
         "seconds": seconds(history),
@@ -70,7 +70,7 @@ def summarise(study: History | Kept) -> dict[str, Any]:
         "compression": compression(history),
         "batch_curve": _batch_curve(history, points),
     }
-    checks = health(history, found)
+    checks = health(history, found, searched_corner(history))
     return found | {"health": checks, "advice": advice(history, found, checks)}
 
 
@@ -127,7 +127,8 @@ def reference_of(history: History) -> dict[str, float]:
     """The corner that the hypervolume is measured from (`search.growth.volume`): {} before anything is known.
 
     For the error that of a constant predictor, for other objectives the baseline's value; in a study without one the
-    bound, or else the worst finished candidate's.
+    bound, or else the worst finished candidate's. One of which there is none, as memory where the kernel hides it, is
+    left out.
     """
     corner = {}
     for name in history.plan.objectives:
@@ -139,10 +140,15 @@ def reference_of(history: History) -> dict[str, float]:
         if value is None:
             known = [_costs(history, other)[name] for other in history.candidates.values() if other.weighed]
             value = max(known, default=None)
-        if value is None or value <= 0:
+        if value is None:
             return {}
         corner[name] = float(value)
-    return corner
+    return {name: value for name, value in corner.items() if value > 0}
+
+
+def searched_corner(history: History) -> dict[str, float]:
+    """That of the figures of the search, which are of other sittings than those of the end."""
+    return reference_of(replace(history, finals={}))
 
 
 def batches_left(history: History) -> dict[str, Genotype]:
@@ -279,7 +285,7 @@ def point_of(history: History, name: int | str, others: Sequence[int | str] = ()
     assert quality, "only finished candidates become points"
     assert measurement, "only finished candidates become points"
     assert artifact, "only finished candidates become points"
-    against = _against(history, outcome)
+    against = _against(history, name, outcome)
     costs = _costs(history, outcome)
     return {
         "trial": name,
@@ -371,13 +377,16 @@ def _half_width(outcome: Outcome) -> float:
     return (measured.ci_ms[1] - measured.ci_ms[0]) / 2 / measured.batch if measured else 0.0
 
 
-def _against(history: History, outcome: Outcome) -> dict[str, float | None]:
-    """Speedup and drops against the baseline; None without one."""
+def _against(history: History, name: int | str, outcome: Outcome) -> dict[str, float | None]:
+    """Speedup and drops against the baseline; None without one. Two sittings do not compare: where one of the two was
+    not measured again, both have their latencies of the search.
+    """
     if history.baseline is None or history.baseline.state != "complete":
         return {"speedup": None, "drop": None, "test_drop": None}
-    base = latest(history, "baseline")
-    if outcome.reason and history.baseline.measurement:  # its latency is of the search: two sittings do not compare
+    base, searched = latest(history, "baseline"), history.candidates.get(name)
+    if outcome.reason or base.reason:
         base = replace(base, measurement=history.baseline.measurement)
+        outcome = replace(outcome, measurement=searched.measurement if searched else outcome.measurement)
     assert base.quality, "the baseline is complete"
     assert outcome.quality, "only finished candidates are compared"
     test_drop = None

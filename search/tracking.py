@@ -155,13 +155,10 @@ class Projection:
                 path.write_bytes(contents.encode() if isinstance(contents, str) else contents)
                 self._client.log_artifact(self._parent_id, str(path))
 
-    def status(self, status: str) -> None:
-        """Mark the study's run "RUNNING", "FINISHED" or "KILLED"."""
+    def finished(self) -> None:
+        """Mark the study's run as such."""
         with self._turn():
-            if status == "RUNNING":
-                self._client.update_run(self._parent_id, status=status)
-            else:
-                self._client.set_terminated(self._parent_id, status)
+            self._client.set_terminated(self._parent_id)
 
     def register(
         self,
@@ -171,7 +168,6 @@ class Projection:
         *,
         name: str,
         aliases: Sequence[str] = (),
-        tags: Mapping[str, str] | None = None,
     ) -> int:
         """Make an exported .tflite the newest version of the registered model `name`; returns the version.
 
@@ -195,7 +191,7 @@ class Projection:
             self._client.log_artifacts(run.run_id, str(Path(folder, "model")), "model")
             with contextlib.suppress(mlflow.MlflowException):  # it exists already
                 self._client.create_registered_model(name)
-            about = {"brisk.study": self._study, "brisk.trial": str(trial), **(tags or {})}
+            about = {"brisk.study": self._study, "brisk.trial": str(trial)}
             source = f"{run.artifact_uri}/model"
             version = self._client.create_model_version(name, source, run_id=run.run_id, tags=about)
             for alias in aliases:
@@ -268,7 +264,6 @@ def project(
     summary: Mapping[str, Any],
     outcomes: Sequence[tuple[Key, Outcome]],
     files: Mapping[str, str | bytes] | None = None,
-    status: str = "FINISHED",
 ) -> Projection:
     """Make the store show the study as it is now: what `brisk sync` does. Idempotent.
 
@@ -280,7 +275,7 @@ def project(
         projection.trial(number, outcome)
     projection.front(summary, outcomes)
     projection.attach({"front.json": json.dumps(summary, indent=1), **(files or {})})
-    projection.status(status)
+    projection.finished()
     return projection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product, zip_longest
 from pathlib import Path
@@ -28,14 +28,22 @@ MOST = 5  # cells of which it has them: all are tried before anything is searche
 STEPS = 4  # that a plain model has left, where there are so many
 
 
-def points(names: Sequence[str], home: Path, root: str, space: Space, signature: Signature) -> Iterator[Genotype]:
+def points(
+    names: Sequence[str],
+    home: Path,
+    root: str,
+    space: Space,
+    signature: Signature,
+    teaching: Mapping[str, tuple[float, ...]] | None = None,
+) -> Iterator[Genotype]:
     """What to try first: of `KNOWN`, of the fronts of other studies of the home, of tables of points (.toml).
 
-    Raises SpecError for a table that cannot be read, StudyError for a study that is not there.
+    `teaching` is what `Space.sample` takes beside the signature. Raises SpecError for a table that cannot be read,
+    StudyError for a study that is not there.
     """
     for name in names:
         if name == KNOWN:
-            yield from known(space, signature)
+            yield from known(space, signature, **(teaching or {}))
         elif name.endswith(".toml"):
             yield from table(Path(root) / name)
         else:
@@ -43,7 +51,7 @@ def points(names: Sequence[str], home: Path, root: str, space: Space, signature:
             yield from (history.candidates[point].genotype for point in front_of(history))
 
 
-def known(space: Space, signature: Signature) -> Iterator[Genotype]:
+def known(space: Space, signature: Signature, **teaching: tuple[float, ...]) -> Iterator[Genotype]:
     """A plain model of each cell, of a third of the units, one layer, frames stacked as far as accuracy usually bears,
     and one of the fewest units and steps, read by its mean, for what is fast is foretold from what is known to be. Both
     are served in the form that usually is the fastest. A hypermodel's values are the user's own, so nothing is known of
@@ -51,7 +59,7 @@ def known(space: Space, signature: Signature) -> Iterator[Genotype]:
     """
     if space.own is None:
         for cell, small in product(_cells(space.cell), (False, True)):
-            yield space.sample(_Usual(cell, small, signature.time_steps), signature)
+            yield space.sample(_Usual(cell, small, signature.time_steps), signature, **teaching)
 
 
 def _cells(named: Sequence[str]) -> list[str]:

@@ -205,10 +205,8 @@ class Space:
     def _steps(self, lowering: str, architecture: Architecture, signature: Signature) -> tuple[int, ...]:
         if lowering != "loop":
             return (1,)
-        frames = -(-signature.time_steps // architecture.frame_stack)
-        if architecture.brick:
-            frames = max(architecture.brick, -(-frames // architecture.brick))
-        return tuple(dict.fromkeys(min(steps, frames) for steps in self.steps))
+        whole = looped(architecture, signature.time_steps)
+        return tuple(dict.fromkeys(min(steps, whole) for steps in self.steps))
 
     def _own_problems(self) -> Iterator[tuple[str, str]]:
         for row in fields(self):
@@ -267,6 +265,12 @@ class Space:
                 yield "bits", f"got {list(self.bits)}, none of which fits {cell}; it takes {', '.join(legal)}"
             elif "attention" in self.readout and not self._lowerings(Architecture(cell, units=0, readout="attention")):
                 yield "readout", f'got "attention", which "keras", the only lowering of {cell} here, does not have'
+
+
+def looped(architecture: Architecture, time_steps: int) -> int:
+    """How many steps a loop over sequences of so many time steps takes in all; of bricks, the longer of its two."""
+    frames = -(-time_steps // architecture.frame_stack)
+    return max(architecture.brick, -(-frames // architecture.brick)) if architecture.brick else frames
 
 
 @dataclass(frozen=True)

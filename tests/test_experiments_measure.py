@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.measure import check_model, measure_models, measured
+from experiments.measure import _cells, check_model, measure_models, measured
 from objectives.latency.devices.local import REFERENCE
 from objectives.outcome import Conditions
 from spaces.errors import ModelError
@@ -38,6 +38,20 @@ def test_the_table_names_every_model(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "fake, paced:10ms, 1 thread, batch 1" in said
     assert said.count("reference.tflite") == 2
+
+
+def test_a_models_name_is_printed_as_it_is_and_marks_are_those_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("[bold]x[").mkdir()
+    path = Path("[bold]x[", "[a]:smile:.tflite")
+    shutil.copy(REFERENCE, path)
+    report = measure_models([path], device="fake")
+    assert str(path) in capsys.readouterr().out
+    (row,) = report["models"]
+    assert _cells({**row, "trusted": False})[0].startswith("!")
+    assert _cells({**row, "latency_ms": {**row["latency_ms"], "converged": False}})[0].startswith("~")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 from rehearsed import plan
 from sample_study import outcome, study
 
-from experiments import plots, ui
-from experiments.picture import picture, running_best, ticks, y_range
-from experiments.publish import publish
+from experiments import plots, report, ui
+from experiments.picture import headline, picture, running_best, ticks, y_range
+from experiments.publish import publish, sync_study
 from search.study import Study
-from spaces.errors import StudyError
+from spaces.errors import InputError, StudyError
 
 
 def as_rmse(summary):
@@ -38,6 +38,31 @@ def test_the_page_needs_no_network_and_says_how_to_export_each_point():
     for point in summary["front"]:
         assert f"brisk export digits --trial {point['trial']} --to tflite --out DIR" in page
     assert "Keras 3, static batch" in page
+
+
+def test_the_page_says_what_the_marks_in_its_table_mean():
+    summary, _ = study(24)
+    note = "measured again at the end, it was over the <bound>"
+    first, *others = ({**point, "final": True} for point in summary["front"])
+    timed = report.latency(first["latency_ms"])
+    page = plots.front_html({**summary, "final": True, "front": [{**first, "final": False, "notes": [note]}, *others]})
+    assert f"<td>^{timed}</td>" in page
+    assert "^ of the search: measured again at the end, it was over the &lt;bound&gt;" in page
+    assert "^ of the search" not in plots.front_html({**summary, "final": True, "front": [first, *others]})
+    plots.front_html({**summary, "baseline": None, "front": []})
+
+
+def test_invented_figures_are_said_to_be_such_on_page_and_picture():
+    summary, outcomes = study(8)
+    assert report.REHEARSAL in headline({**summary, "rehearsal": True}, picture(summary, outcomes))[0]
+    assert report.REHEARSAL in plots.front_html({**summary, "rehearsal": True}, outcomes)
+    assert report.REHEARSAL not in plots.front_html(summary, outcomes)
+
+
+def test_a_rehearsal_is_not_sent_to_mlflow(tmp_path):
+    Study.start(tmp_path, "s", plan(tmp_path)).close()
+    with pytest.raises(InputError, match="s: its figures are invented"):
+        sync_study(tmp_path, "s")
 
 
 def test_names_are_escaped():

@@ -1,17 +1,26 @@
 import io
 import re
+import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rehearsed import plan
 from rich.console import Console
 from sample_study import STOCK, outcome, study
 
 from experiments import report
-from experiments.launch import launch, most_useful
+from experiments.cli import main
+from experiments.launch import _shipping, launch, most_useful
 from experiments.progress import Progress, told_line
 from experiments.spec import LatencyBound, Objectives
+from search.budget import Limits
+from search.drive import drive
+from search.ledger import title
+from search.study import Study
 from spaces.errors import SpecError
+from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import to_json
 
 
@@ -64,9 +73,15 @@ def test_no_color_is_heeded(monkeypatch):
 
 def test_a_study_with_nothing_to_show_says_what_to_do():
     summary, _ = study(1, baseline=False)
+    summary["counts"]["infeasible"] = 1
     assert "loosen a bound" in written(summary)
     summary["counts"]["running"] = 1
     assert "loosen" not in written(summary)
+
+
+def test_a_study_that_has_told_nothing_yet_is_not_advised_to_loosen_bounds():
+    summary, _ = study(1, baseline=False)
+    assert "loosen" not in written({**summary, "counts": dict.fromkeys(summary["counts"], 0)})
 
 
 def test_a_rehearsal_says_so_and_leads_nowhere():
@@ -269,6 +284,7 @@ def test_the_display_shows_what_runs_what_is_done_and_the_best(width):
     progress = Progress(True, stream=io.StringIO(), trials=20, timeout_s=600)
     for event in events():
         progress(event)
+    progress._started -= 100
     screen = Console(file=out, width=width)
     screen.print(progress._render())
     text = out.getvalue()
@@ -279,6 +295,28 @@ def test_the_display_shows_what_runs_what_is_done_and_the_best(width):
         assert "trials 5/20: 4 complete, 1 failed" in text
         assert "latency 0.0279 ms" in text
         assert "left" in text
+
+
+def test_a_worker_with_nothing_to_do_shows_nothing_of_what_it_did():
+    progress = Progress(True, stream=io.StringIO())
+    for event in events():
+        progress(event)
+    for lane in [*progress._workers]:
+        progress({"event": "idle", "lane": lane})
+    out = io.StringIO()
+    Console(file=out, width=80).print(progress._render())
+    assert "idle" in out.getvalue()
+    assert "train" not in out.getvalue()
+
+
+@pytest.mark.parametrize(("timeout_s", "left"), [(160, True), (60, False)])
+def test_no_time_is_said_to_be_left_where_none_is(timeout_s, left):
+    """Twins, repeats and the front's last sitting come after it."""
+    progress = Progress(True, stream=io.StringIO(), timeout_s=timeout_s)
+    progress._started -= 100
+    out = io.StringIO()
+    Console(file=out, width=120).print(progress._render())
+    assert ("left" in out.getvalue()) is left
 
 
 def test_a_study_that_goes_on_shows_what_it_holds():
@@ -354,3 +392,43 @@ def test_a_closed_stream_and_odd_events_do_not_stop_the_study():
 
 def test_a_reason_of_many_lines_stays_on_one():
     assert "\n" not in told_line(5, outcome(5, state="failed"))
+
+
+def test_a_command_that_keeps_nothing_does_not_say_that_it_does(monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.doctor.doctor", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip() == "brisk: interrupted"
+
+
+def test_what_ends_a_run_at_once_does_not_wait_for_mlflow(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.launch.sink", lambda *_: lambda: time.sleep(60))  # a server that never answers
+    with Study.start(tmp_path, "s", plan(tmp_path)) as kept:
+        drive(kept, Limits(trials=4))
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt), _shipping(kept, tmp_path):
+            raise KeyboardInterrupt
+    assert time.monotonic() - began < 10
+
+
+def test_models_that_differ_have_names_that_do():
+    plain = Genotype(Architecture("gru", 32, layers=2), Training(), Deployment())
+    others = [
+        replace(plain, architecture=replace(plain.architecture, **{key: value}))
+        for key, value in {"rank": 8, "residual": True, "brick": 8, "embedding": 16, "dropout": 0.1}.items()
+    ]
+    others.append(replace(plain, training=Training(sparsity=0.8, block=4, distillation=0.5, hints=0.1)))
+    said = [title(to_json(one)) for one in (plain, *others)]
+    assert said == [
+        "gru 32 x2",
+        "gru 32 x2 r8",
+        "gru 32 x2 residual",
+        "gru 32 x2 brick8",
+        "gru 32 x2 emb16",
+        "gru 32 x2 do0.1",
+        "gru 32 x2 sp80%x4 kd0.5 hint0.1",
+    ]

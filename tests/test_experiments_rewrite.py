@@ -127,6 +127,8 @@ def test_the_readmes_code_runs(out: Path) -> None:
         (["gestures.keras", "--data", "unlabelled.npz"], "has no labels, so that no drop .* add an array y"),
         (["gestures.keras", "--data", "short.npz"], r"x: has rows of shape \[3, 3\], but the model takes \[6, 3\]"),
         (["gestures.keras", "--data", "absent.npz"], "--data absent.npz: there is no such file"),
+        (["gestures.keras", "--data", "val.npy"], "--data val.npy: .* save x and y in one .npz file"),
+        (["gestures.keras", "--data", "digit"], "--data digit: is no file of rows .* did you mean 'digits"),
         (["absent.keras"], "there is no model at absent.keras"),
         (["val.npz"], "must end in"),
         (["gestures.keras", "--batch", "0"], "give whole numbers from 1 up"),

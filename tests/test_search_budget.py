@@ -16,7 +16,7 @@ from search.budget import Limits, problem, reached
 from search.drive import drive
 from search.growth import settled, volume
 from search.study import Study
-from search.summary import front_of, summarise
+from search.summary import front_of, point_of, summarise
 from spaces.errors import InputError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 
@@ -91,6 +91,15 @@ def test_a_study_stops_when_it_has_what_was_asked_for(tmp_path: Path) -> None:
         assert drive(study, Limits(trials=600, stop_when="settled")) == "settled"
 
 
+def test_what_was_asked_for_is_said_also_where_time_is_up(tmp_path: Path) -> None:
+    """The last groups, or the baseline, may come after the time, and bring the target."""
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+        assert drive(study, Limits(trials=40)) == "trials"
+    for rule, ended in ("accuracy>=0.5", "target"), ("accuracy>=0.999", "timeout"):
+        with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+            assert drive(study, Limits(trials=300, timeout_s=0.0, stop_when=rule)) == ended
+
+
 def test_what_is_against_the_baseline_waits_for_it(tmp_path: Path) -> None:
     """The search begins while the baseline is in training, so that there are points before it is known."""
     with Study.start(tmp_path, "s", plan(tmp_path)) as study:
@@ -130,6 +139,26 @@ def test_what_ended_a_study_must_hold_when_it_is_measured_again(
     first = front_of(later)[0]
     alone = {name: one for name, one in found.judged.items() if name == first}
     assert reached(rule, replace(later, judged=alone)) == "target"  # by others, which that one dominated
+
+
+def test_what_is_new_is_held_against_the_baseline_of_its_own_sittings(tmp_path: Path) -> None:
+    """The machine is twice as fast at the end as in the search: no candidate's speedup may mix the two."""
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+        drive(study, Limits(trials=20))
+    found = history.read(tmp_path, "s")
+    assert found.baseline
+
+    def faster(one: Outcome) -> Outcome:
+        assert one.measurement
+        low, high = one.measurement.ci_ms
+        median_ms = one.measurement.median_ms / 2
+        return replace(one, measurement=replace(one.measurement, median_ms=median_ms, ci_ms=(low / 2, high / 2)))
+
+    searched = replace(found, finals={}, judged={})
+    true = point_of(searched, front_of(searched)[0])["speedup"]
+    later = replace(searched, judged={"baseline": faster(found.judged["baseline"])})  # of the candidates none was
+    assert reached(f"speedup>={0.99 * true}", later) == "target"
+    assert reached(f"speedup>={1.01 * true}", later) == ""
 
 
 def test_a_study_that_winds_down_keeps_its_stage_and_judges_its_front(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rehearsed import bench
 
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented
-from search.compression import TECHNIQUES, Pair, ledger, pairs, verdict
+from search.compression import TECHNIQUES, Pair, _one_sided, ledger, pairs, verdict
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 
 
@@ -165,3 +165,17 @@ def test_some_faster_and_some_slower_is_said() -> None:
         *(outcome(ms, units=units, bits="8") for ms, units in ((1.0, 8), (2.0, 16), (2.0, 24), (3.0, 32))),
     )
     assert verdict(got) == "faster in 1 of 4, but slower in 1 of 4"
+
+
+def test_the_sign_test_holds_for_thousands_of_models() -> None:
+    """By hand: 1,000 of 2,100 is within chance (2.2 standard deviations), 900 is not (6.5); neither fits a float."""
+    plain, other = outcome(1.0, kib=40), outcome(1.0, kib=40, bits="8")
+
+    def told(better: int) -> bool:
+        (pair,) = found(plain, other)
+        changes = [-1e-6] * better + [1e-6] * (2100 - better)
+        return _one_sided([replace(pair, model=str(at), error_change=change) for at, change in enumerate(changes)])
+
+    assert not told(1010)
+    assert told(900)
+    assert not told(1050)

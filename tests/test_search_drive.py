@@ -19,8 +19,8 @@ from objectives.outcome import Outcome
 from search import history
 from search.budget import Limits
 from search.drive import _Driver, drive, shares
-from search.isolate import Child, ChildDied
-from search.lane import Lane, Work
+from search.isolate import CallFailed, Child, ChildDied
+from search.lane import Abandoned, Lane, Work
 from search.study import Study
 from search.summary import front_of, summarise
 from spaces.errors import InputError, StudyError
@@ -48,6 +48,8 @@ def test_a_study_from_start_to_end(tmp_path: Path) -> None:
     assert told[0] == "baseline"
     assert sorted(told[1:11]) == list(range(10))
     assert told[11:] == ["batch-1", "batch-4", "batch-16", "batch-32"]
+    assert heard[-1] == {"event": "idle", "lane": 0}  # and nothing is said of it any more
+    assert all("lane" in event for event in heard)  # what the end measures is the first worker's
     assert summary["counts"] == {"complete": 10, "infeasible": 0, "stopped": 0, "failed": 0, "running": 0}
     assert summary["final"]
     assert all(point["quality"]["test"] is not None for point in (summary["baseline"], *summary["front"]))
@@ -117,6 +119,84 @@ def test_a_group_whose_worker_is_killed_is_tried_once_more(
     with Study.start(tmp_path, "s", made) as study:
         drive(study, Limits(trials=8))
     assert Counter(outcome.state for outcome in history.read(tmp_path, "s").outcomes.values()) == expected
+
+
+UNREADY = """
+from objectives.rehearsal import final, prepare
+
+def evaluate(bench, genotypes, emit, ask):
+    import no_such_module_of_brisk
+"""
+
+
+def test_a_worker_that_cannot_begin_ends_the_run_and_costs_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unready.py").write_text(UNREADY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        Study.start(tmp_path, "s", replace(plan(tmp_path, baseline=None), evaluator="unready")) as study,
+        pytest.raises(
+            StudyError, match=r"a worker cannot begin its work: ModuleNotFoundError.*; its log in .*logs may"
+        ),
+    ):
+        drive(study, Limits(trials=8))
+    found = history.read(tmp_path, "s")
+    assert not found.outcomes
+    assert found.running
+
+
+def test_what_outgrew_its_memory_is_tried_once_more_for_others_filled_it_too(tmp_path: Path) -> None:
+    with Study.start(tmp_path, "s", plan(tmp_path, baseline=None)) as study:
+        driver = _Driver(study, Limits(), lambda event: None, threading.Event())
+        lane, work = driver._lanes[0], Work(("twin-1",), (BASELINE,), to_json(study.bench), stage="train")
+        lane.works.append(work)
+        try:
+            driver._bury(lane, work, ChildDied("memory", "used 3000 MiB of memory, over its limit of 2000 MiB"))
+            assert lane.work
+            assert (lane.work.names, lane.work.tried) == (("twin-1",), 2)
+            lane.work.stage = "train"
+            driver._bury(lane, lane.work, ChildDied("memory", "used 3000 MiB of memory, over its limit of 2000 MiB"))
+        finally:
+            driver.stop("error")
+    (twin,) = history.read(tmp_path, "s").twins.values()
+    assert twin.reason.startswith("used 3000 MiB")
+
+
+def test_a_full_disk_that_a_worker_met_fails_no_candidate(tmp_path: Path) -> None:
+    with Study.start(tmp_path, "s", plan(tmp_path, baseline=None)) as study:
+        driver = _Driver(study, Limits(), lambda event: None, threading.Event())
+        lane, work = driver._lanes[0], Work(("twin-1",), (BASELINE,), to_json(study.bench), stage="quality", form=0)
+        lane.works.append(work)
+        try:
+            with pytest.raises(CallFailed, match="No space left on device"):
+                driver._bury(lane, work, CallFailed("OSError: [Errno 28] No space left on device: 'x.json'"))
+        finally:
+            driver.stop("error")
+    assert not history.read(tmp_path, "s").twins
+
+
+def test_a_stage_is_finished_before_a_session_that_winds_down_lets_go(tmp_path: Path) -> None:
+    """A sitting tells how far it is again and again; only what begins something is too late."""
+    lane = Lane(Child(home=tmp_path, name="w", cores=shares(1)[0]), queue.SimpleQueue())
+
+    def stage(name: str, form: int | None, detail: str = "") -> dict[str, Any]:
+        return {"event": "stage", "stage": name, "form": form, "detail": detail}
+
+    try:
+        lane._tell(stage("untrained", None, "process 1 of 4"))
+        lane.abandon.set()
+        lane._tell(stage("untrained", None, "process 2 of 4"))
+        for later in (
+            stage("untrained", None, "waiting for another measurement"),
+            stage("train", None),
+            {"event": "outcome"},
+        ):
+            with pytest.raises(Abandoned):
+                lane._tell(later)
+            lane._at = "untrained", None
+    finally:
+        lane.close()
 
 
 def test_a_failed_baseline_ends_the_run_and_is_tried_again(tmp_path: Path) -> None:

@@ -224,6 +224,11 @@ def test_ends_are_read_where_they_mean_something(tmp_path: Path) -> None:
     assert "steps at the upper end 4: widen space.steps" in ends(tmp_path, looped)[0][1]
     mixed = [*looped[:2], of(48, rate=4e-3, steps=1, lowering="keras")]
     assert ends(tmp_path, mixed)[0][0] == "good"  # 2 of 3, for the stock converter has no steps
+    whole = [replace(one, architecture=replace(one.architecture, frame_stack=16)) for one in looped]
+    stacked = replace(SPACE, frame_stack=(1, 2, 16, 32))
+    assert ends(tmp_path, whole, stacked)[0][0] == "good"  # 64 steps in frames of 16: 4 is all of the loop
+    bricks = [replace(one, architecture=replace(one.architecture, frame_stack=4, brick=8)) for one in looped]
+    assert ends(tmp_path, bricks, replace(SPACE, steps=(4,), frame_stack=(4,), brick=(4, 8)))[0][0] == "good"
     slow = [of(32, rate=1.02e-3), of(48, rate=1e-3), of(32, rate=1.05e-3)]
     assert "learning_rate at the lower end 0.001" in ends(tmp_path, slow)[0][1]
     ranked = [replace(one, architecture=replace(one.architecture, rank=8)) for one in looped]
@@ -325,8 +330,9 @@ def test_other_reasons_to_stop(tmp_path: Path) -> None:
     outcomes = trained(tmp_path, 5)
     assert advised(study(tmp_path, outcomes, ended="exhausted"))[0] == "stop now"
     assert advised(study(tmp_path, outcomes, ended="target"))[0] == "stop now"
-    refused = [Outcome(outcome.genotype, "infeasible", untrained_ms=0.5) for outcome in outcomes]
+    refused = [Outcome(outcome.genotype, "infeasible", untrained_ms=0.5) for outcome in trained(tmp_path, 20)]
     said = advised(study(tmp_path, refused, bounds={"latency": 0.4}))
-    assert said == ("stop now", "none of 20 candidates is on the front, see the checks")
-    assert advised(study(tmp_path, refused[:5], bounds={"latency": 0.4}))[0] == "worth going on"
+    assert said == ("stop now", "none of 80 candidates is on the front, see the checks")
+    few = advised(study(tmp_path, refused[:20], bounds={"latency": 0.4}))  # forms of five models say nothing of others
+    assert few[0] == "worth going on"
     assert advised(study(tmp_path, []))[0] == "worth going on"

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from rehearsed import BASELINE, bench
 
-from search.isolate import CallFailed, Child, ChildDied
-from spaces.errors import CandidateError, SpecError
+from search.isolate import CallFailed, Child, ChildDied, _Watch
+from spaces.errors import CandidateError, SpecError, StudyError
 from spaces.record import to_json
 
 PREPARE, EVALUATE = "objectives.rehearsal:prepare", "objectives.rehearsal:evaluate"
@@ -253,3 +253,34 @@ def test_a_child_outlives_the_thread_that_first_called_it(child: Child) -> None:
     time.sleep(0.3)
     assert child.call("asking:ask_twice", {}) == [None, None]
     assert child.pid == first
+
+
+def test_time_in_which_the_driver_stood_still_is_charged_to_nobody() -> None:
+    """As after Ctrl-Z and `fg`, or where a machine was paused: the child did, or could do, nothing meanwhile."""
+    watch = _Watch(1800.0, {"train": 10.0})
+    watch.hear({"event": "stage", "stage": "train", "form": None})
+    watch._looked -= 3600
+    watch.tick(counts=True)
+    for _ in range(4):
+        watch._looked -= 1.9
+        watch.tick(counts=True)
+    watch._looked -= 1.9
+    with pytest.raises(ChildDied, match=r"the stage train did not end within 10 s"):
+        watch.tick(counts=True)
+
+
+def test_a_log_that_was_cleared_away_costs_nothing(child: Child, tmp_path: Path) -> None:
+    child.call(PREPARE, {"bench": arguments(tmp_path)["bench"]})
+    (tmp_path / "logs" / "t.log").unlink()
+    assert child.call(PREPARE, {"bench": arguments(tmp_path)["bench"]})
+    with pytest.raises(ChildDied, match="exit code 3"):
+        child.call("os:_exit", {"status": 3})
+
+
+def test_a_process_that_cannot_be_started_is_told(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("search.isolate.subprocess.Popen", full)
+    with pytest.raises(StudyError, match=r"cannot be started .*Resource temporarily.*fewer --workers"):
+        child.call(PREPARE, {})

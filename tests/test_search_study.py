@@ -371,3 +371,27 @@ def test_a_study_of_another_program_is_left_alone(tmp_path: Path) -> None:
         Study.start(tmp_path, "s", plan(tmp_path))
     with pytest.raises(StudyError, match="not made by brisk"):
         history.read(tmp_path, "s")
+
+
+def test_a_figure_that_is_no_number_fails_a_candidate_that_is_over_a_bound_too(tmp_path: Path) -> None:
+    """Or its violation would be no number, which Optuna refuses, in this session and in each that comes."""
+    with Study.start(tmp_path, "s", plan(tmp_path, baseline=None, bounds={"quality": 0.5, "latency": 1e-9})) as study:
+        study.keep_prepared(prepare(to_json(study.plan.bench)))
+        group = study.next_group(20)
+        assert group
+        made = invented(replace(study.plan.bench, bounds={}), group.genotypes[0])
+        assert made.quality
+        wrong = replace(made, state="infeasible", quality=replace(made.quality, error=float("nan")))
+        kept = study.tell(group.numbers[0], wrong)
+    assert (kept.state, kept.reason) == ("failed", "its quality is nan, not a number")
+
+
+def test_where_nothing_is_known_of_a_cost_none_is_told(tmp_path: Path) -> None:
+    """Not 0, which is the best there can be."""
+    with Study.start(tmp_path, "s", plan(tmp_path, baseline=None, bounds={"size": 20.0})) as study:
+        study.keep_prepared(prepare(to_json(study.plan.bench)))
+        group = study.next_group(20)
+        assert group
+        refused = Outcome(group.genotypes[0], "infeasible", stage="lower", reason="size 90 KiB is over the bound of 20")
+        study.tell(group.numbers[0], refused)
+        assert study._optuna.trials[group.numbers[0]].state == optuna.trial.TrialState.PRUNED

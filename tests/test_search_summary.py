@@ -14,7 +14,7 @@ from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
 from search.front import pick
 from search.history import History
-from search.summary import front_of, nearest_miss, reference_of, summarise
+from search.summary import front_of, nearest_miss, reference_of, searched_corner, summarise
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import to_json
 
@@ -169,9 +169,42 @@ def test_what_could_not_be_measured_again_is_not_final(tmp_path: Path, four: dic
     assert [(point["trial"], point["final"]) for point in found["front"]] == [(0, False), (1, True)]
 
 
+def test_where_the_baseline_was_not_measured_again_both_figures_are_of_the_search(
+    tmp_path: Path, four: dict[int, Outcome]
+) -> None:
+    history = study(tmp_path, four)
+    assert history.baseline
+    finals: dict[int | str, Outcome] = {
+        "baseline": replace(history.baseline, reason="could not be measured again: died"),
+        0: outcome(tmp_path, 16, 0.10, 0.20, 10),  # half as long as in the search: the machine is faster now
+    }
+    (point,) = summarise(study(tmp_path, four, finals=finals))["front"]
+    assert point["latency_ms"]["median"] == 0.20
+    assert point["speedup"] == pytest.approx(4.0 / 0.4)
+
+
+def test_a_cost_of_which_there_is_none_is_left_out_of_the_corner(tmp_path: Path, four: dict[int, Outcome]) -> None:
+    """As memory where the kernel hides it."""
+    history = study(tmp_path, four)
+    objectives = ("quality", "latency", "size", "memory")
+
+    def hidden(one: Outcome) -> Outcome:
+        return replace(one, measurement=one.measurement and replace(one.measurement, peak_memory_bytes=0))
+
+    outcomes = {number: hidden(one) for number, one in history.outcomes.items()}
+    assert history.baseline
+    blind = replace(
+        history, plan=replace(history.plan, objectives=objectives), outcomes=outcomes, baseline=hidden(history.baseline)
+    )
+    found = summarise(blind)
+    assert set(found["reference"]) == {"quality", "latency", "size"}
+    assert found["hypervolume"] == pytest.approx(summarise(history)["hypervolume"])
+
+
 def test_the_corner_is_the_baseline_of_the_end(tmp_path: Path, four: dict[int, Outcome]) -> None:
     history = study(tmp_path, four, finals={"baseline": outcome(tmp_path, 128, 0.04, 5.0, 100)})
     assert reference_of(history)["latency"] == 5.0
+    assert searched_corner(history)["latency"] == 4.0  # what the figures of the search are held against
 
 
 def test_what_is_over_a_bound_is_not_on_the_front(tmp_path: Path, four: dict[int, Outcome]) -> None:

@@ -9,8 +9,9 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rehearsed import bench, plan
+from rehearsed import BASELINE, bench, plan
 
+from objectives.bench import TrainingSpec
 from objectives.outcome import Outcome, Quality
 from objectives.rehearsal import invented, prepare
 from search import history
@@ -247,6 +248,13 @@ def test_a_search_begins_with_a_plain_and_a_small_model_of_each_cell(tmp_path: P
         study.keep_prepared(prepare(to_json(study.plan.bench)))
         leads = [group.genotypes[0].architecture for _ in found if (group := study.next_group(500))]
     assert leads == found
+
+
+def test_where_all_are_taught_the_known_ones_are_too(tmp_path: Path) -> None:
+    made = plan(tmp_path, training=TrainingSpec(distillation=(0.5,)), teacher=BASELINE)
+    with Study.start(tmp_path, "s", made) as study:
+        study.keep_prepared(prepare(to_json(study.plan.bench)))
+        assert {one.training.distillation for one in study._beginning} == {0.5}
 
 
 def test_of_many_cells_a_few_of_each_kind_are_known() -> None:
