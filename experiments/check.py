@@ -16,6 +16,7 @@ from objectives.data import load
 from objectives.latency.devices import device
 from search.history import known_space
 from search.isolate import CallFailed, Child, ChildDied
+from search.warm import outside
 from spaces.errors import ModelError
 from spaces.gene import PREFIX, Gene
 from spaces.genotype import Architecture
@@ -42,7 +43,9 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
     accelerated = bench.training.accelerator in ("gpu", "tpu")
     looked = looked_at(bench) if bench.model or bench.hypermodel or accelerated else {}
     model, explored = looked.get("model"), looked.get("hypermodel")
-    known_space(plan, looked)
+    space = known_space(plan, looked)
+    teaching = {"distillation": spec.training.distillation, "hints": spec.training.hints}
+    strange = list(outside(plan.warm_start, spec.root, space, data.signature, teaching))
     cells = [spec.space.hypermodel] if spec.space.hypermodel else spec.space.cell
     forms = {
         cell: len(spec.space.deployments(Architecture(cell, spec.space.units[0]), data.signature)) for cell in cells
@@ -55,6 +58,8 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
         "forms": forms,
         "trials": spec.study.trials,
     }
+    if strange:
+        found["not_tried"] = strange
     if model and bench.model:
         found["model"] = {"name": bench.model.name, **model}
     if explored:
@@ -76,6 +81,8 @@ def check_spec(spec_name: str, sets: tuple[str, ...], *, as_json: bool) -> None:
         click.echo(f"  hypermodel  {spec.space.hypermodel}, of {explored['family']}, {kind}; its hyperparameters:")
         for gene in (from_json(Gene, plain) for plain in explored["genes"]):
             click.echo(f"              {gene.key.removeprefix(PREFIX)}: {gene.range}")
+    for line in strange:
+        click.echo(f"  warning     {line}")
     click.echo(f"Next: brisk run {spec_name}")
 
 

@@ -24,6 +24,7 @@ from search.front import pick
 from search.history import History, read
 from search.isolate import CallFailed, Child, ChildDied
 from search.summary import latest, point_of, summarise
+from spaces.catalog import STATIC_BITS
 from spaces.errors import InputError, VerificationError, nearest
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
@@ -145,13 +146,18 @@ def export(
             f"--to streaming: {point['trial']} is built by your own {file and file.name}; export it --to keras, and "
             "give that file to `brisk rewrite --streaming`"
         )
+    if to == "streaming" and (bits := outcome.genotype.deployment.bits) in STATIC_BITS:
+        raise InputError(
+            f"--to streaming: {point['trial']} is of {bits}, activations too, which a stream cannot have; choose a "
+            "trial of other bits, or another form"
+        )
     if to != "tflite" and file and outcome.genotype.architecture.model:
         raise InputError(
             f"--to {to}: {point['trial']} is your own {file.name}, of which brisk makes .tflite files only; "
             f"give --to tflite, and use {file.path} itself for the rest"
         )
     maker = Child(home=Path(bench.home), name="export")
-    with landing(out, overwrite) as folder, closing(maker):
+    with landing(out, overwrite, {"the home": Path(bench.home)}) as folder, closing(maker):
         request = {"bench": to_json(bench), "to": to, "folder": str(folder)}
         made = {
             **request,

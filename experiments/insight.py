@@ -111,7 +111,7 @@ def importance(trials: Sequence[Tried], objective: str) -> dict[str, float]:
         return optuna.importance.get_param_importances(study)
 
 
-def growth(history: History, summary: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+def growth(history: History) -> tuple[list[float], list[float]]:
     """(minutes, hypervolume) after each told trial, the hypervolume by the figures of the search.
 
     The study's wall time is shared out by the work that each trial took; no minutes where that is not known, and no
@@ -216,7 +216,7 @@ def _importance(trials: Sequence[Tried], shares: Mapping[str, Mapping[str, float
 
 
 def _growth(history: History, summary: Mapping[str, Any]) -> tuple[str, str]:
-    minutes, volumes = growth(history, summary)
+    minutes, volumes = growth(history)
     if len(volumes) < 2:
         return "The hypervolume is drawn from two finished trials on, once there is something to measure it from.", ""
     numbers = [*range(1, len(volumes) + 1)]
@@ -234,8 +234,9 @@ def _growth(history: History, summary: Mapping[str, Any]) -> tuple[str, str]:
         figure.update_xaxes(title=label, row=1, col=column)
         figure.update_yaxes(title="hypervolume" if column == 1 else "", tickformat=".3~f", row=1, col=column)
     words = (
-        f"The share of the box up to {_corner(summary)} that the front covers, all but errors by their logarithm down "
-        f"to a thousandth; where it is flat, more trials of this space will bring little. It ended at {volumes[-1]:.4f}"
+        f"The share of the box up to {_corner(searched_corner(history))} that the front covers, all but errors by "
+        "their logarithm down to a thousandth; where it is flat, more trials of this space will bring little. It ended "
+        f"at {volumes[-1]:.4f}"
     )
     words += f", and at {summary['hypervolume']:.4f} as measured again (diamond)." if summary["final"] else "."
     if minutes:
@@ -243,9 +244,9 @@ def _growth(history: History, summary: Mapping[str, Any]) -> tuple[str, str]:
     return words, _drawing(figure, "hypervolume", 330)
 
 
-def _corner(summary: Mapping[str, Any]) -> str:
-    units = {name: "" if name == "quality" else f" {OBJECTIVES[name].unit}" for name in summary["reference"]}
-    said = [f"{_plain(name)} {number(cost)}{units[name]}" for name, cost in summary["reference"].items()]
+def _corner(corner: Mapping[str, float]) -> str:
+    units = {name: "" if name == "quality" else f" {OBJECTIVES[name].unit}" for name in corner}
+    said = [f"{_plain(name)} {number(cost)}{units[name]}" for name, cost in corner.items()]
     return f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else said[0]
 
 

@@ -78,12 +78,13 @@ def launch(
     ):
         ended = _work(study, limits, outbox)
         history = study.history()
-        summary = summarise(history)
-        if as_json:
-            print_json(summary)
-        else:
-            write(summary, console())
+    summary = summarise(history)
+    if as_json:
+        print_json(summary)
+    else:
+        write(summary, console())
     if outbox:
+        outbox.close(SHIPPING_S)
         _show_in_mlflow(home, history, outbox)
     if ended == "interrupted":
         raise KeyboardInterrupt
@@ -186,7 +187,7 @@ def _work(study: Study, limits: Limits, outbox: Outbox | None) -> str:
 
 @contextmanager
 def _shipping(study: Study, home: Path) -> Iterator[Outbox]:
-    """An outbox that has heard of what the study holds already, and is given time at the end."""
+    """An outbox that has heard of what the study holds already; closed at once where the study ends by an error."""
     history = study.history()
     outbox = Outbox(sink(home, history))
     for name, outcome in history.candidates.items():
@@ -194,9 +195,8 @@ def _shipping(study: Study, home: Path) -> Iterator[Outbox]:
     try:
         yield outbox
     except BaseException:
-        outbox.close(0.0)  # whatever it was, it is to end at once; `brisk sync` sends the rest
+        outbox.close(0.0)  # `brisk sync` sends the rest
         raise
-    outbox.close(SHIPPING_S)
 
 
 @contextmanager

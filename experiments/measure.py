@@ -107,7 +107,8 @@ def _print(report: dict[str, Any]) -> None:
     if any(_sign(row) == "~" for row in rows):
         say(NOISY)
     for row in rows:
-        notes = [row["failed"]] if "failed" in row else [f"! not to be relied on: {row['why']}"] if row["why"] else []
+        doubt = "! not to be relied on: " if row.get("trusted") is False else ""
+        notes = [row["failed"]] if "failed" in row else [f"{doubt}{row['why']}"] if row["why"] else []
         if "latency_ms" in row and row["latency_ms"]["batch"] != batch:
             notes.append(f"its own batch is {row['latency_ms']['batch']}")
         if notes:

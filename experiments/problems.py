@@ -85,6 +85,9 @@ def _study_problems(spec: Spec) -> Iterator[tuple[str, str]]:
     url = spec.storage.mlflow
     if url and "://" not in url:
         yield "storage.mlflow", f"got {url!r}; give a URL such as http://host:5000, or leave the key out"
+    if url.startswith("sqlite:") and not url.startswith("sqlite:////"):
+        problem = "begins at whatever folder a command is given in; give the whole path, as in sqlite:////srv/mlflow.db"
+        yield "storage.mlflow", f"got {url!r}, which {problem}"
 
 
 def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from spaces.signature import Signature
 def sink(home: Path, history: History) -> Callable[[], Projection]:
     """What opens the study in MLflow."""
     uri, artifacts = store(home, history.plan.tracking)
-    return lambda: Projection(uri, artifacts, history.name, summarise(history)["task"])
+    return lambda: Projection(uri, artifacts, history.name, summarise(history)["task"], history.id)
 
 
 def publish(home: Path, history: History) -> str:
@@ -31,7 +31,7 @@ def publish(home: Path, history: History) -> str:
 
         with tempfile.TemporaryDirectory(prefix="brisk-") as folder:
             files = drawings(summary, list(history.candidates.items()), Path(folder), history)
-        project(*store(home, history.plan.tracking), history.name, summary, shown(history), files)
+        project(*store(home, history.plan.tracking), history.name, summary, shown(history), files, history.id)
     except Exception as error:  # whatever MLflow or a drawing raises: the study is complete without it
         return f"{type(error).__name__}: {error}".splitlines()[0][:300]
     return ""
@@ -39,9 +39,7 @@ def publish(home: Path, history: History) -> str:
 
 def sync_study(home: Path, study: str) -> None:
     """`brisk sync`. Raises InputError for a rehearsal, StudyError where there is no study or no MLflow."""
-    history = read(home, study)
-    if history.plan.rehearsal:
-        raise InputError(f"{study}: its figures are invented, and MLflow holds none; sync a study without --rehearse")
+    history = to_be_shown(home, study)
     if reason := publish(home, history):
         raise StudyError(
             f"MLflow at {history.plan.tracking or home} was not brought up to date: {reason}; mend that and sync again"
@@ -49,11 +47,19 @@ def sync_study(home: Path, study: str) -> None:
     click.echo(f"MLflow shows all {len(history.outcomes)} trials of {study}; `brisk ui {study}` opens it")
 
 
+def to_be_shown(home: Path, study: str) -> History:
+    """A study that MLflow may hold. Raises InputError for a rehearsal, StudyError where there is no such study."""
+    history = read(home, study)
+    if history.plan.rehearsal:
+        raise InputError(f"{study}: its figures are invented, and MLflow holds none; take a study without --rehearse")
+    return history
+
+
 def register(home: Path, history: History, trial: Key, model: Path, signature: Signature) -> str:
     """Make a candidate's .tflite the newest version of the study's registered model; says so, or why it could not."""
     uri, artifacts = store(home, history.plan.tracking)
     try:
-        projection = Projection(uri, artifacts, history.name, summarise(history)["task"])
+        projection = Projection(uri, artifacts, history.name, summarise(history)["task"], history.id)
         version = projection.register(trial, model, signature, name=history.name, aliases=["exported"])
     except Exception as error:  # the export is complete without it
         return f"It was not registered with MLflow: {type(error).__name__}: {error}".splitlines()[0][:300]

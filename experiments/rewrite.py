@@ -62,7 +62,8 @@ def rewrite_model(wish: Wish, *, out: Path, overwrite: bool, as_json: bool) -> d
     process what it did when it was judged.
     """
     _check(wish)
-    with landing(out, overwrite) as folder, tempfile.TemporaryDirectory(prefix="brisk-rewrite-") as shared:
+    needed = {"the model": wish.model, "the data": Path(wish.data) if wish.data else None}
+    with landing(out, overwrite, needed) as folder, tempfile.TemporaryDirectory(prefix="brisk-rewrite-") as shared:
         with waiting() as say:
             report = _rewritten(wish, folder, Path(shared), say)
         (folder / "rewrite.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -222,13 +223,18 @@ def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
     spec = record(Spec, tables, place)
     spec = dataclasses.replace(
         spec,
-        study=dataclasses.replace(spec.study, name=spec.study.name or path.stem),
+        study=dataclasses.replace(spec.study, name=spec.study.name or _named_after(path)),
         root=str(Path.cwd() if shipped else path.parent.resolve()),
     )
     for key, problem in problems(spec):
         raise place.at(key).error(problem)
     importable(spec.root)
     return spec
+
+
+def _named_after(path: Path) -> str:
+    """A study's name from its file's, which may hold what a study's may not."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study"
 
 
 def _refuse(tables: dict[str, Any], place: Place) -> None:

@@ -36,7 +36,8 @@ def serve(
     A study that is kept on a tracking server has its page there: it is named, and nothing is started. Raises StudyError
     where MLflow has nothing of the study or cannot be read, the port is taken, or the server does not start.
     """
-    tracking = read(home, study).plan.tracking
+    history = read(home, study)
+    tracking = history.plan.tracking
     uri, artifacts = store(home, tracking)
 
     def tell(address: str, pages: tuple[str, str]) -> None:
@@ -46,7 +47,7 @@ def serve(
             webbrowser.open(address + pages[0])
 
     if tracking.startswith(("http://", "https://")):
-        tell(tracking.rstrip("/"), _pages(uri, study))
+        tell(tracking.rstrip("/"), _pages(uri, study, history.id))
         return
     if not tracking and not (home / "mlflow.db").is_file():
         raise StudyError(f"{home} holds no MLflow store yet; `brisk sync {study}` makes it from the study")
@@ -55,7 +56,7 @@ def serve(
     address = f"http://127.0.0.1:{port}"
     with _interruptible(), _server(home, uri, artifacts, port, log) as server:
         say("starting MLflow ...")
-        pages = _pages(uri, study)
+        pages = _pages(uri, study, history.id)
         _await(server, address, log)
         tell(address, pages)
         say("Ctrl-C ends it")
@@ -63,9 +64,9 @@ def serve(
             server.wait()
 
 
-def _pages(uri: str, study: str) -> tuple[str, str]:
+def _pages(uri: str, study: str, identity: str) -> tuple[str, str]:
     try:
-        pages = pages_of(uri, study)
+        pages = pages_of(uri, study, identity)
     except Exception as error:  # whatever MLflow raises
         why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         raise StudyError(f"MLflow at {uri} cannot be read: {why}; mend that and try again") from None

@@ -199,7 +199,8 @@ def made(hyper: Any, hp: Any, data: Dataset, seed: int, place: str) -> tuple[Tra
     whole = _with_inputs(model, module, data, where)
     whole = _in_raw_units(whole, module, data.signature) if plain else whole
     loaded = in_memory(whole, module, "Keras 2" if module is keras else "Keras 3", where)
-    return Trainee(model, module, int(whole.outputs[0].shape[-1]), plain), loaded
+    shape = whole.outputs[0].shape
+    return Trainee(model, module, int(shape[-1]) if len(shape) > 1 else 1, plain), loaded
 
 
 def fed_data(data: Dataset, file: ModelFile) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -54,11 +55,11 @@ class Cache:
         except Exception:  # zipfile and what unpacks for it say in many ways that a file is torn
             return None
 
-    def keep_arrays(self, stage: str, key: str, arrays: Arrays) -> None:
-        """Keep named arrays under `key`."""
+    def keep_arrays(self, stage: str, key: str, arrays: Arrays, *, lasting: bool = True) -> None:
+        """Keep named arrays under `key`; `lasting` as in `keep_record`."""
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        _write(self.folder / stage / f"{key}.npz", buffer.getvalue())
+        _write(self.folder / stage / f"{key}.npz", buffer.getvalue(), lasting=lasting)
 
     def forget(self, stage: str, key: str) -> None:
         """Take away the arrays kept under `key`, if there are any."""
@@ -105,9 +106,12 @@ def _write(path: Path, content: bytes, *, lasting: bool = True) -> None:
 
 
 def _on_disk(folder: Path) -> None:
-    """Wait till the disk has the names in a folder."""
+    """Wait till the disk has the names in a folder; some file systems cannot be asked for that."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(handle)

@@ -21,6 +21,7 @@ from spaces.errors import SpecError
 from spaces.signature import PADDING, Signature
 
 Array = NDArray[Any]
+PACKAGE = 5  # what `modulefinder` calls a folder
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,12 @@ def code(place: str, root: str) -> ModelFile:
     module = place.partition(":")[0]
     top = module.split(".")[0]
     if (Path(root) / f"{top}.py").is_file() or (Path(root) / top).is_dir():
-        finder = ModuleFinder(path=[root])
-        with contextlib.suppress(SyntaxError):  # importing it will say more
-            finder.import_hook(module)
+        finder = _Finder(path=[root])
+        try:
+            with contextlib.suppress(SyntaxError):  # importing it will say more
+                finder.import_hook(module)
+        except ImportError as error:
+            raise SpecError(f"space.hypermodel: got {place!r}, but in {root} there is {error}; mend the name") from None
         files = {str(file) for found in finder.modules.values() if (file := getattr(found, "__file__", None))}
         return ModelFile(place, _digest([Path(file) for file in sorted(files)]))
     if (spec := importlib.util.find_spec(top)) is None:
@@ -67,6 +71,24 @@ def code(place: str, root: str) -> ModelFile:
     if sources:
         return ModelFile(place, _digest(sources))
     return ModelFile(place, sha256_of(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else "")
+
+
+class _Finder(ModuleFinder):
+    """One that knows folders without an `__init__.py` for packages, as Python does."""
+
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
+        for folder in map(Path, path or self.path):
+            ordinary = folder / name / "__init__.py", folder / f"{name}.py"
+            if (folder / name).is_dir() and not any(one.exists() for one in ordinary):
+                return None, str(folder / name), ("", "", PACKAGE)
+        return super().find_module(name, path, parent)
+
+    def load_package(self, fqname: str, pathname: str) -> Any:
+        if Path(pathname, "__init__.py").exists():
+            return super().load_package(fqname, pathname)
+        package: Any = self.add_module(fqname)
+        package.__path__ = [pathname]
+        return package
 
 
 def _digest(sources: Sequence[Path]) -> str:

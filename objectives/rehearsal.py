@@ -1,6 +1,6 @@
 """A rehearsal: invented figures in place of training and measuring, to see in seconds how a study would go.
 
-It stands where `objectives.judge` stands, with the same three functions, and needs no TensorFlow. Latency follows
+It stands where `objectives.judge` stands, with the same four functions, and needs no TensorFlow. Latency follows
 the analytic model that was fitted to LiteRT on one Zen 5 core, per step of a loop (mean error 5.5 % on what it was
 fitted to): 0.339 us, 0.026 us for each elementwise operation, 0.281 us for 1000 transcendentals, and the weights at
 153 GB/s. The errors are made up altogether.

@@ -217,6 +217,8 @@ def _targets(y: Any, kind: str, lengths: Array, time_steps: int, name: str) -> A
     if ends is not None and (odd := ends != lengths).any():
         at = odd.argmax()
         raise DataError(f"{name}: has {ends[at]} labels at index {at}, where the sequence has {lengths[at]} steps")
+    if kind == "tagging" and y.ndim > 1 and y.shape[1] < time_steps and (lengths <= y.shape[1]).all():
+        y = np.concatenate([y, np.repeat(y[:, -1:], time_steps - y.shape[1], axis=1)], axis=1)  # x was padded further
     if y.ndim == (3 if kind == "tagging" else 2) and y.shape[-1] == 1:
         y = y[..., 0]
     if kind == "regression":

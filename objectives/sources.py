@@ -159,11 +159,17 @@ def _sequences(table: pd.DataFrame, labels: list[str], features: list[str], kind
     codes, _ = table["sequence"].factorize()
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    x = table["token" if features == ["token"] else features].to_numpy()[order]
+    x = _numbers(table["token" if features == ["token"] else features].to_numpy()[order])
     if kind == UNLABELLED:
         return {"x": np.split(x, starts[1:])}
     y = table[labels[0] if len(labels) == 1 else labels].to_numpy()[order]
+    y = _numbers(y) if kind == "regression" else y
     return {"x": np.split(x, starts[1:]), "y": np.split(y, starts[1:]) if kind == "tagging" else y[starts]}
+
+
+def _numbers(values: Any) -> Any:
+    """Columns of several kinds of numbers, as whether something is so beside how much, are objects till then."""
+    return values.astype(np.float64) if values.dtype == object else values
 
 
 def _called(place: str, key: str = "task.data") -> Arrays:

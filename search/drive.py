@@ -75,12 +75,14 @@ def drive(
         driver.prepare()
         driver.baseline()
         driver.rewrites()
-        ended = driver.search()
+        stopped = driver.search()
+        ended = driver.reached_at_last(stopped)
         driver.twins()
         driver.seeds()
         driver.finish()
-        if ended == "target" and not reached(limits.stop_when, study.history()):
-            ended = "missed" if len(study.outcomes) < limits.trials else "trials"  # by the figures of the end
+        if ended == "target" and not reached(limits.stop_when, study.history()):  # by the figures of the end
+            missed = "missed" if len(study.outcomes) < limits.trials else "trials"
+            ended = missed if stopped == "target" else stopped
         driver.batches()
         if driver.wound_down:
             ended = "interrupted"
@@ -102,6 +104,7 @@ class _Driver:
         self._quiet_since = 0.0
         self._judged: Any = None  # what `stop_when` was held against,
         self._judge_next = 0.0  # and when it is again
+        self._unready = 0  # workers that ended before they told of any stage, since one did
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._lanes = [
             Lane(
@@ -131,6 +134,8 @@ class _Driver:
         what = self._prepared(tries=2)
         self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
         self._study.keep_prepared(what)
+        for text in self._study.left_out():
+            self._on_event({"event": "warning", "text": text})
         self._keep_clock("")
 
     def _prepared(self, tries: int) -> dict[str, Any]:
@@ -199,8 +204,12 @@ class _Driver:
             if ended:
                 self._settle_queues(ended)
             if not any(lane.work for lane in self._lanes):
-                return (ended != "interrupted" and self._reached(at_last=True)) or ended
+                return ended
             self._receive()
+
+    def reached_at_last(self, ended: str) -> str:
+        """Why the search ended, with a last look at `stop_when`: the last outcomes may have brought it."""
+        return (ended != "interrupted" and self._reached(at_last=True)) or ended
 
     def _settle_queues(self, ended: str) -> None:
         """What was to come next is left undone where time is up, and else goes to who has nothing to do."""
@@ -387,6 +396,7 @@ class _Driver:
     def _hear(self, lane: Lane, work: Work, news: News) -> None:
         event = news.what
         if event["event"] == "stage":
+            self._unready = 0
             begun = event["stage"], event.get("form")
             work.since = work.since if begun == (work.stage, work.form) else news.at  # else it tells how far it is
             work.stage, work.form = begun
@@ -419,13 +429,10 @@ class _Driver:
         # Models that the worker keeps fill memory too, and a SIGKILL comes from elsewhere.
         for form in lost if how != "memory" and "SIGKILL" not in reason else ():
             self._study.died(work.genotypes[form], work.stage, reason)
-        again = (how in ("crashed", "memory") or work.stage == BEGINNING) and work.tried < TRIES
-        if work.stage == BEGINNING and not lost and not again:
-            raise StudyError(
-                f"a worker cannot begin its work: {reason}; its log in {self._study.home / 'logs'} may say why. "
-                "Everything finished is kept, the same command goes on"
-            )
-        if lost or not again:
+        begun = work.stage != BEGINNING
+        if not begun:
+            self._count_unready(reason)
+        if lost or (begun and not (how in ("crashed", "memory") and work.tried < TRIES)):
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
         self._end(lane)
@@ -433,7 +440,15 @@ class _Driver:
             lane.met = {each.genotypes[0].architecture for each in lane.works}
         if rest:
             names, genotypes = tuple(work.names[i] for i in rest), tuple(work.genotypes[i] for i in rest)
-            self._begin(lane, Work(names, genotypes, work.bench, tried=work.tried + (not lost)))
+            self._begin(lane, Work(names, genotypes, work.bench, tried=work.tried + (begun and not lost)))
+
+    def _count_unready(self, reason: str) -> None:
+        self._unready += 1
+        if self._unready == TRIES * len(self._lanes):
+            raise StudyError(
+                f"workers cannot begin their work: {reason}; their logs in {self._study.home / 'logs'} may say why. "
+                "Everything finished is kept, the same command goes on"
+            )
 
     def _fail(self, lane: Lane, work: Work, forms: set[Any], reason: str) -> None:
         for form in sorted(forms):

@@ -409,7 +409,7 @@ def _reader(name: str, time_steps: int = MANY) -> Callable[[Genotype], Any]:
         if name == "steps" and genotype.deployment.lowering not in ("loop", "stacked"):
             return None  # only a loop has them
         if name == "steps" and genotype.deployment.steps >= looped(genotype.architecture, time_steps):
-            return None  # more there are not
+            return math.inf  # more there are not, so that it lies at no end
         groups = (genotype.architecture, genotype.training, genotype.deployment)
         return next(getattr(group, name) for group in groups if hasattr(group, name))
 

@@ -88,7 +88,8 @@ class History:
     on, each time one was, in `epochs_s` of the workers' time.
     Of `workers_s`, the wall time of each worker, `idle_s` went by with nothing to do, or waiting for the device.
     `skipped` proposals were of a kind that is known to kill its process; they count for nothing either.
-    `ensemble` are the models that teach, where several do, () before they are settled.
+    `ensemble` are the models that teach, where several do, () before they are settled. `id` tells a study from others
+    of its name; "" where an older brisk began it.
     """
 
     name: str
@@ -114,6 +115,7 @@ class History:
     idle_s: float = 0.0
     skipped: int = 0
     judged: Mapping[int | str, Outcome] = field(default_factory=dict)
+    id: str = ""
 
     @property
     def bench(self) -> Bench:
@@ -220,6 +222,7 @@ def assembled(name: str, kept: Mapping[str, Any], trials: Iterable[tuple[int, st
         skipped=skipped,
         finals=judged if final["told"] == len(outcomes) else {},
         judged=judged,
+        id=kept.get("id", ""),
         **clock_of(kept),
         rewrites=_outcomes(kept.get("rewrites", {})),
         twins=_outcomes(kept.get("twins", {})),
@@ -250,7 +253,8 @@ def _tables(home: Path) -> Iterator[sqlite3.Connection]:
         raise StudyError(
             f"there is no study in {home}: it has no {path.name}; start one with `brisk run`, or name --home"
         )
-    mode = "mode=rw" if os.access(home, os.W_OK) else "mode=ro&immutable=1"
+    alone = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"  # nobody is writing there
+    mode = "mode=rw" if os.access(home, os.W_OK) else f"mode=ro{alone}"
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=60)) as tables:
             tables.execute("BEGIN")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,7 @@ def take_plan(kept: optuna.Study, plan: Plan) -> None:
     if before is None:
         if begun:
             raise StudyError(f"the storage has a study {name!r} that brisk did not make; choose another --name")
+        kept.set_user_attr("id", uuid.uuid4().hex)
     else:
         changed = from_json(Plan, before).differences(plan)
         failed = kept.user_attrs.get("baseline")

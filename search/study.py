@@ -32,7 +32,7 @@ from search.opening import opened, take_plan
 from search.prior import Prior, fitted
 from search.samplers import AUTO, SeededSampler, named
 from search.surrogate import Surrogate
-from search.warm import points
+from search.warm import missing, outside, points
 from search.worth import Trainings
 from spaces.errors import SpecError, StudyError
 from spaces.genotype import Deployment, Genotype
@@ -101,6 +101,8 @@ class Study:
             study = cls(home, plan, kept, held.pop_all())
         try:
             study._recall()
+            if "beginning" not in study._attributes:
+                missing(plan.warm_start, home)
         except BaseException:
             study.close()
             raise
@@ -319,9 +321,16 @@ class Study:
             found = []
             if not self._known:
                 asked = (self.plan.warm_start, self.home, self.plan.bench.root, self._space, self._signature)
-                found = [one for one in dict.fromkeys(points(*asked, self._teaching)) if self._within(one)]
+                known = points(*asked, self._teaching)
+                found = [one for one in dict.fromkeys(known) if self._within(one)]
             self._optuna.set_user_attr("beginning", [to_json(genotype) for genotype in found])
         return [from_json(Genotype, plain) for plain in self._attributes["beginning"]]
+
+    def left_out(self) -> list[str]:
+        """What is said of the user's points that lie outside the space, before the search begins."""
+        if "beginning" in self._attributes:
+            return []
+        return list(outside(self.plan.warm_start, self.plan.bench.root, self._space, self._signature, self._teaching))
 
     def _within(self, genotype: Genotype) -> bool:
         """Whether a point lies in the space, and needs no teacher that there is not."""
@@ -517,7 +526,8 @@ class Study:
             return float(self.prepared["trivial_error"])
         told = [OBJECTIVES[name].read(other) for other in self._outcomes.values()]
         known = [value for value in told if value is not None and math.isfinite(value)]
-        return max([*known, 2 * self.plan.bench.bounds.get(name, 0.0)]) or None
+        bound = self.plan.bench.bounds.get(name)
+        return max([*known, *([2 * bound] if bound is not None else [])], default=None)
 
     def _constraints(self, outcome: Outcome) -> dict[str, float]:
         """Every bound's violation, on every trial: GP refuses a study in which one is missing."""

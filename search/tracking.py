@@ -43,6 +43,15 @@ MLFLOW_SETTINGS = {
 STATUS = {"complete": "FINISHED", "infeasible": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 PAGE = 1000  # MLflow's largest batch of metrics, and our page of runs
 OLDEST_FIRST = ["attributes.start_time"]
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+"""Where MLflow's tables hold whole paths."""
+
 EXPERIMENT_NOTE = "Recurrent models searched by brisk: a parent run per study, whose front the Views menu opens."
 
 
@@ -84,18 +93,20 @@ class Projection:
     give a candidate two runs.
     """
 
-    def __init__(self, uri: str, artifact_root: str, study: str, task: Mapping[str, Any]) -> None:
+    def __init__(self, uri: str, artifact_root: str, study: str, task: Mapping[str, Any], identity: str = "") -> None:
         self._uri, self._study, self._stamp = uri, study, f"{os.getpid()}-{time.time_ns()}"
-        self._view_key = f"brisk-{study}"
+        self._view_key = _view_key(study, identity)
         self._runs: dict[Key, _Shown] = {}
         self._unread = True
         with alone(uri):
             self._client = _client(uri)
             if artifact_root:  # the home's own, not one of the user's, which may lie on a network
                 _log_ahead(uri)
+                _settle_in(uri, artifact_root)
             self._experiment = _experiment(self._client, task_name(task), artifact_root)
-            self._parent = _parent(self._client, self._experiment, study) or self._client.create_run(
-                self._experiment, run_name=study, tags={"brisk.kind": "study", "brisk.study": study}
+            mine = {"brisk.kind": "study", "brisk.study": study, **({"brisk.id": identity} if identity else {})}
+            self._parent = _parent(self._client, self._experiment, study, identity) or self._client.create_run(
+                self._experiment, run_name=study, tags=mine
             )
         self._parent_id: str = self._parent.info.run_id
         with self._turn():
@@ -248,9 +259,11 @@ class Projection:
             if "mlflow.note.content" not in tags:
                 self._client.set_experiment_tag(self._experiment, "mlflow.note.content", EXPERIMENT_NOTE)
             key = f"mlflow.sharedViewState.{self._view_key}"
-            if key in tags or not summary["front"]:
+            if not summary["front"]:
                 return
             state = view_state(self._parent_id, f"validation_{summary['front'][0]['quality']['metric']}")
+            if key in tags and json.loads(tags[key])["state"] == state:
+                return
             view = {"name": f"{self._study}: front", "createdAt": int(time.time() * 1000), "state": state}
             self._client.set_experiment_tag(self._experiment, key, json.dumps(view))
         except Exception as error:
@@ -264,13 +277,14 @@ def project(
     summary: Mapping[str, Any],
     outcomes: Sequence[tuple[Key, Outcome]],
     files: Mapping[str, str | bytes] | None = None,
+    identity: str = "",
 ) -> Projection:
     """Make the store show the study as it is now: what `brisk sync` does. Idempotent.
 
     `summary` is the JSON of `show`; `outcomes` every told trial, by number; `files` go on the parent run, beside
     `front.json`. Raises whatever MLflow raises where the store cannot be reached.
     """
-    projection = Projection(uri, artifact_root, study, summary["task"])
+    projection = Projection(uri, artifact_root, study, summary["task"], identity)
     for number, outcome in outcomes:
         projection.trial(number, outcome)
     projection.front(summary, outcomes)
@@ -279,7 +293,7 @@ def project(
     return projection
 
 
-def pages_of(uri: str, study: str) -> tuple[str, str] | None:
+def pages_of(uri: str, study: str, identity: str = "") -> tuple[str, str] | None:
     """Two addresses in the UI, after the server's: the saved view of the front, and its interactive drawing.
 
     None where the store has nothing of the study.
@@ -287,10 +301,10 @@ def pages_of(uri: str, study: str) -> tuple[str, str] | None:
     with alone(uri):
         client = _client(uri)
         for found in client.search_experiments(filter_string="name LIKE 'brisk/%'"):
-            parent = _parent(client, found.experiment_id, study)
+            parent = _parent(client, found.experiment_id, study, identity)
             if parent:
                 at = f"/#/experiments/{found.experiment_id}/runs"
-                view = f"{at}?viewStateShareKey={quote(f'brisk-{study}')}&compareRunsMode=CHART"
+                view = f"{at}?viewStateShareKey={quote(_view_key(study, identity))}&compareRunsMode=CHART"
                 kind = "workflowType=machine_learning"  # else the UI shows its pages for language models
                 return f"{view}&{kind}", f"{at}/{parent.info.run_id}/artifacts/front.html?{kind}"
     return None
@@ -314,6 +328,29 @@ def _log_ahead(uri: str) -> None:
             tables.execute("PRAGMA journal_mode = WAL")
 
 
+def _settle_in(uri: str, artifact_root: str) -> None:
+    """Have the store of a home that was copied or moved name its own folder: MLflow keeps whole paths, and would write
+    where the home came from.
+    """
+    path = uri.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path)) as tables, tables:
+        places = tables.execute("SELECT DISTINCT artifact_location FROM experiments WHERE name LIKE 'brisk/%'")
+        for (before,) in places.fetchall():
+            scheme = "file://" if before.startswith("file://") else ""
+            if before.removeprefix(scheme) == artifact_root:
+                continue
+            for table, column in PLACES:
+                tables.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (scheme + artifact_root, len(before) + 1, len(before), before),
+                )
+
+
+def _view_key(study: str, identity: str) -> str:
+    """Names the saved view of a study's front."""
+    return f"brisk-{study}-{identity[:8]}" if identity else f"brisk-{study}"
+
+
 def _experiment(client: Any, name: str, artifact_root: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -323,9 +360,13 @@ def _experiment(client: Any, name: str, artifact_root: str) -> str:
     return str(found.experiment_id)
 
 
-def _parent(client: Any, experiment: str, study: str) -> Any:
+def _parent(client: Any, experiment: str, study: str, identity: str) -> Any:
+    """The study's run; not that of another of its name, as others may have on a server."""
     runs = _search(client, experiment, "tags.`brisk.kind` = 'study'")
-    return next((run for run in runs if run.data.tags.get("brisk.study") == study), None)
+    asked = study, identity
+    return next(
+        (run for run in runs if (run.data.tags.get("brisk.study"), run.data.tags.get("brisk.id", "")) == asked), None
+    )
 
 
 def _search(client: Any, experiment: str, query: str) -> Iterator[Any]:
@@ -339,8 +380,8 @@ def _search(client: Any, experiment: str, query: str) -> Iterator[Any]:
 
 
 def _new_params(before: Collection[str], params: Mapping[str, Any]) -> dict[str, str]:
-    """Those that a run does not have yet: MLflow's parameters are written once."""
-    return {key: str(value)[:6000] for key, value in params.items() if key not in before}
+    """Those that a run does not have yet, and that are known: MLflow's parameters are written once."""
+    return {key: str(value)[:6000] for key, value in params.items() if key not in before and value is not None}
 
 
 def _model_signature(signature: Signature) -> Any:

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from search.history import read
 from search.summary import front_of
 from spaces.catalog import CELLS
-from spaces.errors import SpecError
+from spaces.errors import SpecError, StudyError
 from spaces.genotype import Genotype
-from spaces.record import from_json
+from spaces.record import from_json, to_json
 from spaces.signature import Signature
 from spaces.space import Space
 
@@ -76,10 +76,43 @@ def table(path: Path) -> list[Genotype]:
     form = 'a table has [[point]] entries, as in architecture = { cell = "gru", units = 32 }'
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8")).get("point", [])
-        return [from_json(Genotype, {"training": {}, "deployment": {}} | entry) for entry in entries]
+        return [_point(entry) for entry in entries]
     except (OSError, ValueError, TypeError, ValidationError) as error:
         why = f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else error
         raise SpecError(f"search.warm_start: {path} cannot be used: {why}; {form}") from None
+
+
+def _point(entry: dict[str, Any]) -> Genotype:
+    """Raises ValueError where it has a key that none has."""
+    genotype = from_json(Genotype, {"training": {}, "deployment": {}} | entry)
+    known = to_json(genotype)
+    for group, keys in entry.items():
+        for key in keys if group in known else [""]:
+            if key not in known.get(group, {}):
+                raise ValueError(f"{f'{group}.{key}'.strip('.')}: there is no such key")
+    return genotype
+
+
+def outside(
+    names: Sequence[str], root: str, space: Space, signature: Signature, teaching: Mapping[str, tuple[float, ...]]
+) -> Iterator[str]:
+    """Which points of the user's tables are not tried, for they lie outside the space, and why."""
+    for name in names:
+        for number, point in enumerate(table(Path(root) / name) if name.endswith(".toml") else (), start=1):
+            try:
+                space.parameters(point, signature, **teaching)
+            except SpecError as error:
+                yield f"search.warm_start: point {number} of {name} lies outside the space and is not tried: {error}"
+
+
+def missing(names: Sequence[str], home: Path) -> None:
+    """Raise StudyError where a study that is named is not there."""
+    for name in names:
+        if name != KNOWN and not name.endswith(".toml"):
+            try:
+                read(home, name)
+            except StudyError as error:
+                raise StudyError(f"search.warm_start: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -104,8 +137,8 @@ class _Usual:
         if key == "layers":
             return min(choices)
         readout = ("mean",) if self.small else ("last",)  # so that both are known
-        wanted = {"bits": ("8", "32"), "lowering": ("scan", "loop"), "readout": readout}.get(key, ())
-        return next((value for value in wanted if value in choices), choices[0])
+        usual = {"bits": ("8", "32"), "lowering": ("scan", "loop"), "readout": readout, "distillation": (0.0,)}
+        return next((value for value in usual.get(key, ()) if value in choices), choices[0])
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         return low if self.small else low + (high - low) // 3 // step * step

@@ -16,14 +16,16 @@ from sample_study import outcome, point, study
 
 from experiments import ui
 from experiments.card import card_of, readme
-from experiments.export import FLOAT_TOLERANCE, chosen, export_point, judge, proof
+from experiments.export import FLOAT_TOLERANCE, chosen, export, export_point, judge, proof
+from experiments.landing import landing
 from objectives.artifact import Artifact
 from objectives.bench import TaskSpec
 from objectives.cache import Cache
 from objectives.outcome import Outcome
-from search.history import History, assembled
+from search.history import History, assembled, read
 from search.study import Study
 from spaces.errors import DataError, InputError, StudyError, VerificationError
+from spaces.genotype import Deployment
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
 
@@ -178,7 +180,9 @@ def test_nothing_is_trained_for_an_export(tmp_path: Path) -> None:
 
 
 class Tracking(BaseHTTPRequestHandler):
-    """As much of an MLflow server as says where the study "s" is."""
+    """As much of an MLflow server as says where the study "s" of that `identity` is."""
+
+    identity = ""
 
     def do_GET(self) -> None:
         self.do_POST()
@@ -186,7 +190,8 @@ class Tracking(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         run = {"run_id": "abc", "run_name": "s", "experiment_id": "3", "status": "FINISHED", "artifact_uri": "x"}
-        tags = [{"key": "brisk.kind", "value": "study"}, {"key": "brisk.study", "value": "s"}]
+        told = {"brisk.kind": "study", "brisk.study": "s", "brisk.id": self.identity}
+        tags = [{"key": key, "value": value} for key, value in told.items()]
         answer: dict[str, Any] = {}
         if self.path.startswith("/api/2.0/mlflow/experiments/search"):
             answer = {"experiments": [{"experiment_id": "3", "name": "brisk/digits", "lifecycle_stage": "active"}]}
@@ -209,9 +214,12 @@ def server() -> Iterator[str]:
         serving.shutdown()
 
 
-def test_ui_names_the_page_on_the_studys_own_server_and_starts_none(server: str, tmp_path: Path) -> None:
+def test_ui_names_the_page_on_the_studys_own_server_and_starts_none(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     Study.start(tmp_path, "s", replace(plan(tmp_path), tracking=server)).close()
+    monkeypatch.setattr(Tracking, "identity", read(tmp_path, "s").id)
     ui.serve(tmp_path, "s", open_browser=False, say=said.append)
     assert said[0].startswith(f"the front of s: {server}/#/experiments/3/runs?")
     assert len(said) == 2
@@ -219,3 +227,55 @@ def test_ui_names_the_page_on_the_studys_own_server_and_starts_none(server: str,
     Study.start(tmp_path, "other", replace(plan(tmp_path), tracking=server)).close()
     with pytest.raises(StudyError, match="brisk sync other"):
         ui.serve(tmp_path, "other", open_browser=False)
+
+
+def landed(out: Path, overwrite: bool = False, **needed: Path) -> None:
+    with landing(out, overwrite, {name.replace("_", " "): path for name, path in needed.items()}) as folder:
+        (folder / "model").write_text("new")
+
+
+def test_what_is_written_takes_its_place_and_no_folder_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    landed(tmp_path / "a" / "new")
+    assert (tmp_path / "a" / "new" / "model").read_text() == "new"
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(out)
+    landed(Path())  # where we are, for it is empty
+    assert [one.name for one in out.iterdir()] == ["model"]
+    monkeypatch.chdir(tmp_path)
+    before = out.stat().st_ino
+    (out / "old").mkdir()
+    landed(tmp_path / "link", overwrite=True)
+    assert (out.stat().st_ino, [one.name for one in out.iterdir()]) == (before, ["model"])
+
+
+def test_what_goes_wrong_leaves_what_was_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    with pytest.raises(ZeroDivisionError), landing(out, True, {}) as folder:
+        (folder / "model").write_text(str(1 / 0))
+    assert [one.name for one in out.iterdir()] == ["old"]
+
+
+def test_nothing_that_is_needed_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    (out / "home").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"not empty; name another one, or add --overwrite"):
+        landed(out)
+    with pytest.raises(InputError, match=r"not empty, and the home is in it; name another one$"):
+        landed(out, overwrite=True, the_home=out / "home")
+    with pytest.raises(InputError, match=r"not empty, and the folder that you are in is in it; name another one$"):
+        landed(Path(), overwrite=True)
+    assert (out / "home").is_dir()
+
+
+def test_a_form_of_narrow_activations_has_no_stream(tmp_path: Path) -> None:
+    known = outcome(1)
+    static = replace(known, genotype=replace(known.genotype, deployment=Deployment("keras", bits="full8")))
+    with pytest.raises(InputError, match=r"--to streaming: 1 is of full8, activations too"):
+        export(
+            bench(tmp_path), WAVES, static, point(1, static, outcome(0)), study="s", to="streaming", out=tmp_path / "x"
+        )

@@ -120,11 +120,11 @@ def test_the_hypervolume_grows_to_that_of_the_summary_over_the_studys_wall_time(
     told = [replace(first, seconds={"train": 2.0, "lower": 1.0}), replace(second, seconds={"train": 4.0}), third]
     twin = candidate(first.genotype, 0.1, 1.0, seconds=1.0)
     kept = history(tmp_path, told, wall_s=600.0, twins={"twin-1": twin})
-    minutes, volumes = insight.growth(kept, summarise(kept))
+    minutes, volumes = insight.growth(kept)
     assert volumes[-1] == summarise(kept)["hypervolume"] > 0
     assert volumes == sorted(volumes)
     assert minutes == [4, 8, 9]  # of 10, the baseline's second and the twin's too
-    assert insight.growth(replace(kept, wall_s=0.0), summarise(kept)) == ([], volumes)
+    assert insight.growth(replace(kept, wall_s=0.0)) == ([], volumes)
 
 
 def test_what_was_foretold_is_shown_nowhere_as_if_it_had_been_measured(tmp_path):

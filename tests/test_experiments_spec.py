@@ -53,6 +53,14 @@ def test_the_baseline_of_digits_is_what_people_export_today() -> None:
     assert genotype.deployment == Deployment("keras", 1, "8", 1)
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("my study", "my-study"), ("Größe", "Gr-e"), ("_x.1", "x.1"), ("-", "study")]
+)
+def test_a_study_is_named_after_its_file_whatever_that_is_called(tmp_path: Path, file: str, name: str) -> None:
+    (tmp_path / f"{file}.toml").write_text(TWO)
+    assert read(str(tmp_path / f"{file}.toml")).study.name == name
+
+
 def test_everything_has_a_default_but_the_objectives(written: Any, tmp_path: Path) -> None:
     spec = written(TWO)
     assert spec.study.name == "mine"
@@ -172,6 +180,10 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[study]\nstop_when = 'speedup >= 3'\n" + TWO, r"study\.stop_when: .*a speedup is against the baseline; give"),
         ("[study]\nstop_when = 'test>=0.9'\n" + TWO, r"study\.stop_when: .*read at the end, and once; bound accuracy"),
         ("[study]\nstop_when = 'rmse<=0.1'\n" + TWO, r"study\.stop_when: .*this study is judged by accuracy, not rmse"),
+        (
+            "[storage]\nmlflow = 'sqlite:///mlflow.db'\n" + TWO,
+            r"storage\.mlflow: .*give the whole path, as in sqlite:////",
+        ),
         ("[search]\nwarm_start = ['no.toml']\n" + TWO, r"search\.warm_start: .*no\.toml cannot be used"),
         ("[search]\nconfirm_seeds = 0\n" + TWO, r"search\.confirm_seeds: got 0; it must lie from 1"),
         # Names and types

@@ -425,3 +425,14 @@ def test_what_cannot_be_trained_on_is_said_in_words(loaded: Loader, case: str) -
 def test_shares_must_make_three_parts(loaded: Loader, splits: Any) -> None:
     with pytest.raises(DataError, match="give three shares above 0 that sum to 1"):
         loaded({"x": floats(), "y": classes()}, splits=splits)
+
+
+def test_labels_may_be_shorter_than_sequences_that_were_padded_further(loaded: Loader) -> None:
+    lengths = rng.integers(1, 5, 30)
+    lengths[0] = 4
+    x = floats(30, 6, 2)
+    labels = [rng.integers(0, 2, end).tolist() for end in lengths]
+    square = np.array([row + [0] * (4 - len(row)) for row in labels])
+    found = [loaded({"x": x, "lengths": lengths, "y": y}, kind="tagging") for y in (labels, square)]
+    assert found[0].digest == found[1].digest
+    assert found[0].train.y.shape[1] == 6

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from objectives.bench import TrainingSpec
 from objectives.training.fit import fit
 from objectives.training.prune import sparsify
-from spaces.backend import keras
+from spaces.backend import keras, tf
 from spaces.catalog import CELLS
 from spaces.cells.cell import find_cell
 from spaces.genotype import Training
@@ -95,3 +95,22 @@ def test_without_sparsity_nothing_is_touched():
     assert zeros.by_matrix() == {}
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("shape", [(1, 12), (8, 4), (8, 1), (3, 10), (2, 3, 8)])
+def test_zeros_come_in_rows_of_any_matrix(shape):
+    """By hand: blocks of four weights of one input, the last of a row shorter; those of the largest mean stay."""
+    weight = tf.Variable(np.random.default_rng(0).normal(size=shape).astype(np.float32), name="kernel")
+    model = types.SimpleNamespace(layers=[], trainable_variables=[weight])
+    start = weight.numpy()
+    sparsity = sparsify(model, 0.5, 8, block=4)
+    for _ in range(8):
+        sparsity.after_step()
+    rows, left = start.reshape(-1, shape[-1]), weight.numpy().reshape(-1, shape[-1])
+    blocks = [(at, slice(begin, begin + 4)) for at in range(len(rows)) for begin in range(0, shape[-1], 4)]
+    by_size = sorted(blocks, key=lambda one: -np.abs(rows[one]).mean())
+    kept = max(1, int(np.round(len(blocks) * 0.5)))
+    expected = np.zeros_like(rows)
+    for one in by_size[:kept]:
+        expected[one] = rows[one]
+    np.testing.assert_array_equal(left, expected)

@@ -188,3 +188,12 @@ def test_characters_are_labelled_by_the_token_they_are_part_of(tmp_path: Path) -
             assert token != 96 or kind in ("blank", "text")
     again = loaded(tmp_path, "characters", "tagging", time_steps=40, samples=60)
     assert again.digest == data.digest
+
+
+def test_columns_of_several_kinds_of_numbers_are_numbers(tmp_path: Path) -> None:
+    """Whether something is so, beside how much."""
+    table = long_table(X, Y)
+    first = next(name for name in table.columns if name not in ("sequence", "label", "step", "split"))
+    table[first] = table[first] > 0
+    table.to_csv(tmp_path / "mixed.csv", index=False)
+    assert set(np.unique(loaded(tmp_path, "mixed.csv").train.x[..., 0])) <= {0.0, 1.0}

@@ -25,7 +25,7 @@ from objectives.training.own import _Epochs, resumable
 from objectives.training.rungs import GoesOn, Rungs, Stopped
 from search.history import Plan, known_bench, known_space, read
 from search.ledger import genes
-from spaces.errors import InputError, ModelError
+from spaces.errors import InputError, ModelError, SpecError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.hypermodel import with_values
 from spaces.record import from_json, to_json
@@ -464,3 +464,18 @@ def test_a_module_that_is_not_there_is_looked_for_without_importing_it(tmp_path:
     (tmp_path / "theirs_beside.py").write_text("a = 2\n")
     assert code("mine_beside:build", str(tmp_path)).sha256 != before
     assert "mine_beside" not in sys.modules
+
+
+def test_code_in_folders_that_are_packages_all_the_same_is_known_by_its_contents(tmp_path: Path) -> None:
+    """Python needs no `__init__.py`; what the module imports counts too."""
+    (tmp_path / "models" / "parts").mkdir(parents=True)
+    (tmp_path / "models" / "rnn.py").write_text("from models.parts.blocks import x\n\ndef build(hp): return x\n")
+    (tmp_path / "models" / "parts" / "blocks.py").write_text("x = 1\n")
+    before = code("models.rnn:build", str(tmp_path)).sha256
+    assert before
+    assert code("models.rnn:build", str(tmp_path)).sha256 == before
+    (tmp_path / "models" / "parts" / "blocks.py").write_text("x = 2\n")
+    assert code("models.rnn:build", str(tmp_path)).sha256 != before
+    for place in ("models.typo:build", "models.rnn.typo:build"):
+        with pytest.raises(SpecError, match=rf"space\.hypermodel: got '{place}', but in .* there is .*mend the name"):
+            code(place, str(tmp_path))

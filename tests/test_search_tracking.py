@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -295,3 +296,35 @@ def test_a_registered_model_runs_wherever_numpy_and_litert_are(home, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=blind, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "named.npy"), predict(model, x))
+
+
+def test_studies_of_one_name_keep_apart_and_a_parameter_waits_till_it_is_known(home):
+    """As two people's on one server, or one's that was begun anew."""
+    summary, outcomes = study(6)
+    blank = {**summary, "task": {**summary["task"], "time_steps": None}}
+    store = tracking.home_store(home)
+    mine = tracking.project(*store, "shared", blank, outcomes, identity="a" * 32)
+    theirs = tracking.project(*store, "shared", summary, outcomes[:2], identity="b" * 32)
+    assert mine._parent_id != theirs._parent_id
+    assert len(mine._runs) == 6
+    assert len(theirs._runs) == 2
+    assert tracking.pages_of(store[0], "shared", "a" * 32) != tracking.pages_of(store[0], "shared", "b" * 32)
+    assert tracking.pages_of(store[0], "shared") is None
+    assert "time_steps" not in mine._client.get_run(mine._parent_id).data.params
+    known = {**summary, "task": {**summary["task"], "time_steps": 64}}
+    tracking.project(*store, "shared", known, outcomes, identity="a" * 32)
+    assert mine._client.get_run(mine._parent_id).data.params["time_steps"] == "64"
+
+
+def test_a_copied_home_writes_into_itself(home, tmp_path):
+    summary, outcomes = study(6)
+    tracking.project(*tracking.home_store(home), "copied", summary, outcomes, {"front.html": "<p>old</p>"})
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("mlflow.db", "mlartifacts"):
+        (shutil.copytree if (home / name).is_dir() else shutil.copy)(home / name, copy / name)
+    tracking.project(*tracking.home_store(copy), "copied", summary, outcomes, {"front.html": "<p>new</p>"})
+    parents = [runs(place, "copied")[0] for place in (home, copy)]
+    told = [(Path(parent.info.artifact_uri) / "front.html").read_text() for parent in parents]
+    assert told == ["<p>old</p>", "<p>new</p>"]
+    assert Path(parents[1].info.artifact_uri).is_relative_to(copy.resolve())

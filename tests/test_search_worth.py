@@ -24,7 +24,7 @@ from search.summary import summarise
 from search.warm import KNOWN, known, points, table
 from search.worth import Trainings, at_rung, near_the_front
 from spaces.catalog import CELLS
-from spaces.errors import SpecError
+from spaces.errors import SpecError, StudyError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import to_json
 from spaces.signature import Signature
@@ -342,3 +342,29 @@ def test_outcomes_may_be_added_while_garbage_is_collected(tmp_path: Path) -> Non
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(collected)
     assert len(told) > 100
+
+
+def test_a_point_with_a_key_that_none_has_is_refused(tmp_path: Path) -> None:
+    for entry, key in (
+        ('architecture = { cell = "gru", units = 16, frame_stak = 8 }', "architecture.frame_stak"),
+        ('architecture = { cell = "gru", units = 16 }\ndeploy = { steps = 4 }', "deploy"),
+    ):
+        (tmp_path / "bad.toml").write_text(f"[[point]]\n{entry}\n")
+        with pytest.raises(SpecError, match=rf"bad.toml cannot be used: {key}: there is no such key"):
+            table(tmp_path / "bad.toml")
+
+
+def test_points_outside_the_space_are_told_and_studies_that_are_not_there_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        '[[point]]\narchitecture = { cell = "lstm", units = 48 }\n'
+        '[[point]]\narchitecture = { cell = "tcn", units = 48 }\n'
+    )
+    heard: list[dict[str, Any]] = []
+    for _ in range(2):  # it is said once
+        made = replace(plan(tmp_path, baseline=None, root=str(tmp_path)), warm_start=("mine.toml",))
+        with Study.start(tmp_path, "s", made) as study:
+            drive(study, Limits(trials=4), heard.append)
+    (text,) = [event["text"] for event in heard if event["event"] == "warning"]
+    assert text.startswith("search.warm_start: point 2 of mine.toml lies outside the space and is not tried: ")
+    with pytest.raises(StudyError, match=r"search\.warm_start: there is no study 'typo'"):
+        Study.start(tmp_path, "t", replace(plan(tmp_path), warm_start=("typo",)))

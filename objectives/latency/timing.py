@@ -238,7 +238,8 @@ def conclude(visits: Sequence[Visit], reference_ns: float, conditions: Condition
     blocks = np.concatenate([each.blocks_ns for each in visits])
     raw_ns = float(np.median(blocks))
     converged = settled(visits, conditions)
-    said = doubts(found, raw_ns / (found.ratio * reference_ns) - 1, all(each.quiet for each in visits))
+    beside_ns = float(np.median(np.concatenate([each.reference_ns for each in visits])))  # while it was measured
+    said = doubts(found, raw_ns / (found.ratio * beside_ns) - 1, all(each.quiet for each in visits))
     trusted = not said
     if not converged:
         wanted = f"±{conditions.half_width:.1%} from {conditions.min_processes} or more"

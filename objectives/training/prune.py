@@ -86,8 +86,30 @@ def sparsify(model: Any, sparsity: float, total_steps: int, block: int = 1) -> S
     weights = kernels(model)
     step = tf.Variable(0, dtype=tf.int64, trainable=False)
     masked = [(w, tf.Variable(tf.ones_like(w), trainable=False), tf.Variable(0.0)) for w in weights.values()]
-    pruning = Pruning(lambda: step, masked, schedule, (1, block), "AVG")
+    pruning = _in_rows(Pruning)(lambda: step, masked, schedule, (1, block), "AVG")
     return Sparsity(weights, pruning, step, end, [step, *(each for _, *own in masked for each in own)])
+
+
+def _in_rows(pruning: Any) -> Any:
+    """The library's pruning, whose blocks are rows of any matrix: its own fail where there is one row, or one block of
+    them, or a third axis.
+    """
+
+    class InRows(pruning):  # type: ignore[misc]
+        def _validate_block(self) -> None:
+            pass
+
+        def _maybe_update_block_mask(self, weights: Any) -> Any:
+            block, columns = self._block_size[1], int(weights.shape[-1])
+            if block == 1:
+                return self._update_mask(weights)
+            count = -(-columns // block)
+            rows = tf.pad(tf.reshape(tf.abs(weights), [-1, columns]), [[0, 0], [0, count * block - columns]])
+            sizes = tf.constant([min(block, columns - block * place) for place in range(count)], weights.dtype)
+            threshold, mask = self._update_mask(tf.reduce_sum(tf.reshape(rows, [-1, count, block]), axis=-1) / sizes)
+            return threshold, tf.reshape(tf.repeat(mask, block, axis=1)[:, :columns], weights.shape)
+
+    return InRows
 
 
 def held(model: Any, moved: Callable[[list[Any]], list[Any]]) -> Sparsity:

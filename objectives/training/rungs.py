@@ -105,7 +105,8 @@ class Rungs:
         if state:
             arrays, notes = state()
             notes |= {"epoch": epoch, "learned": self.learned, "rungs": self.epochs[: rung + 1]}
-            self.cache.keep_arrays(STAGE, self.key, arrays | {"notes": _bytes(json.dumps(notes))})
+            kept = arrays | {"notes": _bytes(json.dumps(notes))}
+            self.cache.keep_arrays(STAGE, self.key, kept, lasting=False)  # a machine that stops costs some epochs
         if reason := self.goes_on(rung, epoch, error, left_s):
             raise Stopped(reason, self.learned)
 
