@@ -7,7 +7,7 @@ import pytest
 
 from objectives.bench import TrainingSpec
 from objectives.training.distill import outputs_of
-from objectives.training.fit import _optimizer, fit
+from objectives.training.fit import _constants, _optimizer, fit
 from spaces.backend import keras, tf
 from spaces.cells.cell import find_cell
 from spaces.errors import CandidateError
@@ -203,3 +203,14 @@ def test_tagging_learns_from_labelled_steps_alone():
     model = keras.Model(x, L.Dense(2, name="head")(x * tf.cast(tf.abs(x) < 1e3, tf.float32)))
     history = fit(model, data, Training(5e-2), TrainingSpec(epochs=15), seed=0)
     assert history["validation_metric"] > 0.9
+
+
+def test_trainings_on_the_same_sequences_share_them() -> None:
+    """A kept model keeps its columns: of large data there must not be a copy for each."""
+    x, y = np.random.default_rng(0).normal(size=(20, 4, 2)).astype(np.float32), np.arange(20, dtype=np.int32)
+    first = _constants((x, y))
+    assert all(one is other for one, other in zip(_constants((x, y.copy())), first, strict=True))
+    taught = np.concatenate([x, x])
+    _constants((taught, np.concatenate([y, y]), np.ones((40, 3), np.float32)))
+    assert all(one is other for one, other in zip(_constants((x, y.copy())), first, strict=True))
+    assert _constants((x, y + 1))[1] is not first[1]

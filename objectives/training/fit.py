@@ -359,15 +359,22 @@ class _Epoch:
         return tf.function(epoch, autograph=False)  # type: ignore[no-any-return]
 
 
-_TAKEN: list[tuple[Array, Any]] = []  # what was made a constant for the last training
+TAKEN = 8  # columns: those of two trainings, one of them distilled, with hints
+_TAKEN: list[tuple[Array, Any]] = []  # what was made a constant for the last trainings, the newest first
 
 
 def _constants(columns: tuple[Array, ...]) -> list[Any]:
-    """The columns as tensors; trainings in a row on the same sequences share those, for they may be large."""
-    kept = [next((tensor for array, tensor in _TAKEN if array is column), None) for column in columns]
-    found = [tf.constant(column) if tensor is None else tensor for column, tensor in zip(columns, kept, strict=True)]
-    _TAKEN[:] = zip(columns, found, strict=True)
-    return found
+    """The columns as tensors; trainings on the same sequences share those, for they may be large, and a model that is
+    kept keeps its own.
+    """
+    found = [next((one for one in _TAKEN if _same(one[0], column)), None) for column in columns]
+    mine = [one or (column, tf.constant(column)) for one, column in zip(found, columns, strict=True)]
+    _TAKEN[:] = [*mine, *(one for one in _TAKEN if not any(one[1] is tensor for _, tensor in mine))][:TAKEN]
+    return [tensor for _, tensor in mine]
+
+
+def _same(one: Array, other: Array) -> bool:
+    return one is other or (one.dtype == other.dtype and np.array_equal(one, other))
 
 
 def _validation(outputs: Outputs, dataset: Dataset) -> Validate:
