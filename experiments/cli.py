@@ -39,7 +39,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("spec")
 @click.option("--trials", type=click.IntRange(min=1), help="Outcomes to reach, those of an earlier run counted in.")
-@click.option("--timeout", metavar="DURATION", help="Stop after so long, for instance 90s, 20m or 2h.")
+@click.option("--timeout", metavar="DURATION", help="Begin nothing new after so long, as 90s, 20m or 2h.")
 @click.option("--stop-when", metavar="RULE", help='Stop once a point keeps within bounds, or "settled".')
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Worker processes sharing the cores; by default one a core."

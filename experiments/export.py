@@ -25,7 +25,7 @@ from search.history import History, read
 from search.isolate import CallFailed, Child, ChildDied
 from search.summary import latest, point_of, summarise
 from spaces.catalog import STATIC_BITS
-from spaces.errors import InputError, VerificationError, nearest
+from spaces.errors import DataError, InputError, ModelError, VerificationError, nearest
 from spaces.record import from_json, to_json
 from spaces.signature import Signature
 
@@ -65,18 +65,24 @@ def export_point(
     signature = from_json(Signature, history.prepared["signature"])
     outcome = latest(history, name)
     bench = replace(history.bench, home=str(home.resolve()))
-    card = export(
-        bench,
-        signature,
-        outcome,
-        point,
-        study=study,
-        to=to,
-        out=out,
-        overwrite=overwrite,
-        frames=frames,
-        curve=lambda child: curve_for(history, bench, name, outcome, child),
-    )
+    try:
+        card = export(
+            bench,
+            signature,
+            outcome,
+            point,
+            study=study,
+            to=to,
+            out=out,
+            overwrite=overwrite,
+            frames=frames,
+            curve=lambda child: curve_for(history, bench, name, outcome, child),
+        )
+    except (DataError, ModelError) as error:
+        if Path(bench.root).is_dir():
+            raise
+        where = f"the folder of the spec, {bench.root}, is not there any more"
+        raise type(error)(f"{error}; {where}: `brisk run SPEC --trials 1`, where it is now, tells the study") from None
     registered = register(home, history, name, Cache(home).artifact(point["artifact"]["sha256"]), signature)
     if as_json:
         print_json({**card, "out": str(out), "registered": registered})

@@ -117,7 +117,7 @@ def limits_of(
     asked, memory = spec.search.stage_timeout_s, spec.search.memory_limit_mb
     usual, named = (STAGE_TIMEOUT_S, asked) if isinstance(asked, dict) else (asked, {})
     each_memory = memory if isinstance(memory, dict) else {}
-    machine = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
+    machine = allowed()
     return Limits(
         trials=trials or spec.study.trials,
         timeout_s=seconds,
@@ -128,6 +128,32 @@ def limits_of(
         stage_memory_bytes={stage: mib * 2**20 for stage, mib in each_memory.items()},
         stop_when=stop_when or spec.study.stop_when,
     )
+
+
+def allowed(groups: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")) -> tuple[int, int]:
+    """Cores and free bytes that this process may use: the machine's, or what a container or slice leaves of them."""
+    cores, free = len(os.sched_getaffinity(0)), psutil.virtual_memory().available
+    try:
+        within = next(line for line in mine.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return cores, free
+    group = groups / within.removeprefix("0::").strip("/")
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(groups):
+            quota, period = _numbers_in(folder / "cpu.max", 2)
+            most, used = (_numbers_in(folder / name, 1)[0] for name in ("memory.max", "memory.current"))
+            cores = min(cores, max(1, int(quota / period))) if quota and period else cores
+            free = min(free, max(0, most - (used or 0))) if most else free
+    return cores, free
+
+
+def _numbers_in(file: Path, count: int) -> list[int | None]:
+    """The whole numbers of a file of the kernel's, None for "max" and where there is none."""
+    try:
+        words = file.read_text().split()
+    except OSError:
+        words = []
+    return [int(word) if word.isdigit() else None for word in (*words, *[""] * count)][:count]
 
 
 def most_useful(objectives: Objectives, cores: int, free_bytes: int) -> int:
@@ -202,7 +228,7 @@ def _shipping(study: Study, home: Path) -> Iterator[Outbox]:
 @contextmanager
 def _endable(say: Callable[[], None]) -> Iterator[threading.Event]:
     """The first Ctrl-C sets the event and is spoken of, the second raises KeyboardInterrupt, as a termination signal
-    does at once: workers are ended, everything finished is kept.
+    does at once, or a terminal that is closed: workers are ended, everything finished is kept.
     """
     wind_down = threading.Event()
 
@@ -213,7 +239,10 @@ def _endable(say: Callable[[], None]) -> Iterator[threading.Event]:
         else:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        ending.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in ending}
     try:
         yield wind_down
     finally:

@@ -113,6 +113,8 @@ def write(summary: Mapping[str, Any], to: Console) -> None:
     say(counts_line(summary))
     if why := ENDED.get(summary.get("ended", "")):
         say(why)
+    if summary["counts"].get("running") and summary.get("driven") is False:
+        say("No process drives it now; the same command goes on with it.")
     for line in failure_lines(summary["failures"]):
         say(line, style="red")
     for line in (split_line(summary), training_line(summary), *economy_lines(summary)):

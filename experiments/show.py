@@ -11,6 +11,7 @@ import click
 from experiments.report import console, write, write_point
 from search.front import pick
 from search.history import read
+from search.lock import driven
 from search.summary import summarise
 from spaces.errors import InputError
 
@@ -18,7 +19,7 @@ from spaces.errors import InputError
 def show_study(home: Path, study: str, *, html: Path | None, png: Path | None, as_json: bool) -> None:
     """Print the front, the baseline and the counts; draw them where asked. Raises StudyError where there is none."""
     history = read(home, study)
-    summary = summarise(history)
+    summary = summarise(history) | {"driven": driven(home, study)}
     outcomes = list(history.candidates.items())
     if html or png:
         from experiments.plots import front_html, front_png

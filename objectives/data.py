@@ -15,7 +15,7 @@ from objectives.bench import Bench, TaskSpec
 from objectives.sequences import Sequences, check_padding, sequences
 from objectives.sources import PARTS, gather
 from objectives.unlabelled import unlabelled
-from spaces.errors import DataError
+from spaces.errors import DataError, nearest
 from spaces.record import digest
 from spaces.signature import Signature
 
@@ -84,6 +84,10 @@ def _loaded(task: TaskSpec, seed: int, root: str) -> Dataset:
     return load(task, seed=seed, root=root)
 
 
+ARRAYS = ("x", "y", "lengths", "mask")
+"""What a source may give, for each part if it comes split."""
+
+
 def load(task: TaskSpec, *, seed: int, root: str) -> Dataset:
     """The data that `task` names, split by `seed` unless they come split; relative paths start from `root`.
 
@@ -113,6 +117,13 @@ def load(task: TaskSpec, *, seed: int, root: str) -> Dataset:
 
 def _given(arrays: Mapping[str, Any], kind: str) -> Parts:
     """The parts as the source gave them, under "" where it leaves the splitting to us; all of one form and length."""
+    known = [name + part for part in ("", *(f"_{part}" for part in PARTS)) for name in ARRAYS]
+    for name in arrays:
+        if name not in known:
+            raise DataError(
+                f"the data have an array {name!r}, which nothing reads, so that it is to be left out; "
+                + nearest(name, known)
+            )
     named = [part for part in PARTS if f"x_{part}" in arrays]
     if named and not {"train", "test"} <= set(named):
         found = " and ".join(named)

@@ -8,6 +8,7 @@ part). `objectives.data` checks them. Nothing here unpickles: object arrays of .
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import traceback
 import zipfile
@@ -130,6 +131,11 @@ def _check_table(path: Path, table: pd.DataFrame, labels: list[str], features: l
         raise DataError(
             f"{path}: has no {lacking} column; {found}; "
             "a table has sequence, label, one column for each feature, and perhaps step and split"
+        )
+    if index := next((name for name in features if re.fullmatch(r"(Unnamed: \d+)?|__index_level_\d+__", name)), None):
+        raise DataError(
+            f"{path}: the column {index!r} looks like the number of a row, which pandas writes without being asked "
+            "(index=False leaves it out); take it out, or give it a name if it is a feature"
         )
     if len(labels) > 1 and kind != "regression":
         raise DataError(f"{path}: has {len(labels)} label columns, {', '.join(labels)}; a {kind} task takes one")

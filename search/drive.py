@@ -23,6 +23,7 @@ from search import batches, seeds, twins
 from search.budget import Limits, reached
 from search.clock import IDLE, Clock
 from search.finish import finish
+from search.health import guessing
 from search.isolate import CallFailed, Child, ChildDied, Event, waits
 from search.lane import BEGINNING, Abandoned, Lane, News, Work
 from search.study import Group, SpaceExhausted, Study, named_at_work
@@ -134,7 +135,7 @@ class _Driver:
         what = self._prepared(tries=2)
         self._study.plan.space.check(what["signature"]["kind"], what["signature"]["time_steps"])
         self._study.keep_prepared(what)
-        for text in self._study.left_out():
+        for text in (*self._study.left_out(), *self._study.elsewhere()):
             self._on_event({"event": "warning", "text": text})
         self._keep_clock("")
 
@@ -175,6 +176,8 @@ class _Driver:
 
     def _judge_baseline(self, kept: Outcome) -> None:
         self._study.keep_baseline(kept)
+        if guess := guessing(kept, self._study.prepared):
+            self._on_event({"event": "warning", "text": guess})
         if kept.state != "complete":
             raise StudyError(
                 f"the baseline failed at {kept.stage}: {kept.reason}; mend [baseline] in the spec, or its limits in "

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from objectives.objective import OBJECTIVES, learned_cost, violations
+from objectives.outcome import Outcome
 from search.front import dominates
 from search.growth import FEWEST, settled
 from search.history import History, known_space
@@ -48,6 +49,7 @@ def health(history: History, found: Mapping[str, Any], corner: Mapping[str, floa
         *_predictable(history),
         *_bounds(history),
         *_ends(history, found["front"]),
+        *_guesses(history),
         *_beaten(found["front"], found["baseline"]),
         _growth(history, corner),
         _models(history),
@@ -265,6 +267,22 @@ def _growth(history: History, corner: Mapping[str, float]) -> Check:
 
 
 # The baseline ---------------------------------------------------------------------------------------------------------
+
+
+def guessing(baseline: Outcome, prepared: Mapping[str, Any]) -> str:
+    """What is said of a baseline that answers no better than a constant, "" of one that does."""
+    trivial = prepared.get("trivial_error")
+    if baseline.quality is None or trivial is None or baseline.quality.error < trivial:
+        return ""
+    return (
+        f"the baseline has an error of {baseline.quality.error:.3g}, where a constant answer has {trivial:.3g}: has it "
+        "learned, and are inputs scaled, or labels numbered otherwise, outside the model?"
+    )
+
+
+def _guesses(history: History) -> Iterator[Check]:
+    if history.baseline and (text := guessing(history.baseline, history.prepared)):
+        yield _check("guessing", False, text)
 
 
 def _beaten(points: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any] | None) -> Iterator[Check]:

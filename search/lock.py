@@ -33,6 +33,21 @@ def locked(home: Path, name: str) -> int:
     return lock
 
 
+def driven(home: Path, name: str) -> bool:
+    """Whether a process drives the study now."""
+    try:
+        lock = os.open(home / "locks" / f"{name}.lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold the file against other processes that come this way."""

@@ -22,6 +22,7 @@ import optuna
 from optuna.trial import FixedTrial, Trial, TrialState
 
 from objectives.bench import Bench
+from objectives.latency.devices import device
 from objectives.objective import OBJECTIVES, learned_cost, over_bound, violations
 from objectives.outcome import FORETOLD, Outcome
 from search.crashes import Crashes
@@ -331,6 +332,21 @@ class Study:
         if "beginning" in self._attributes:
             return []
         return list(outside(self.plan.warm_start, self.plan.bench.root, self._space, self._signature, self._teaching))
+
+    def elsewhere(self) -> list[str]:
+        """What is said where the study goes on with another processor or runtime than it was begun with."""
+        asked = self.plan.bench
+        if self.plan.rehearsal:
+            return []
+        now, before = device(asked.device).fingerprint(asked.conditions), self._attributes.get("fingerprint")
+        if before is None:
+            self._optuna.set_user_attr("fingerprint", now)
+        if before in (None, now):
+            return []
+        return [
+            "this study was begun on another machine, or with another runtime: its latencies and those from now on do "
+            "not compare; a study with a --name of its own measures all anew"
+        ]
 
     def _within(self, genotype: Genotype) -> bool:
         """Whether a point lies in the space, and needs no teacher that there is not."""

@@ -12,7 +12,7 @@ from sample_study import STOCK, outcome, study
 
 from experiments import report
 from experiments.cli import main
-from experiments.launch import _shipping, launch, most_useful
+from experiments.launch import _shipping, allowed, launch, most_useful
 from experiments.progress import Progress, told_line
 from experiments.spec import LatencyBound, Objectives
 from search.budget import Limits
@@ -82,6 +82,35 @@ def test_a_study_with_nothing_to_show_says_what_to_do():
 def test_a_study_that_has_told_nothing_yet_is_not_advised_to_loosen_bounds():
     summary, _ = study(1, baseline=False)
     assert "loosen" not in written({**summary, "counts": dict.fromkeys(summary["counts"], 0)})
+
+
+def test_what_was_left_at_work_is_not_said_to_run():
+    summary, _ = study(24)
+    summary["counts"]["running"] = 2
+    assert "No process drives it now" in written({**summary, "driven": False})
+    assert "No process drives it now" not in written({**summary, "driven": True})
+    assert "No process drives it now" not in written(summary)  # the driver's own report
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "expected"),
+    [("200000 100000", "1000", (2, 900)), ("50000 100000", "max", (1, None)), ("max 100000", "1000", (None, 900))],
+)
+def test_a_container_leaves_less_than_the_machine_has(tmp_path, cpu, memory, expected):
+    group = tmp_path / "fs" / "inner"
+    group.mkdir(parents=True)
+    (tmp_path / "self").write_text("0::/inner\n")
+    machine = allowed(tmp_path / "none", tmp_path / "none")
+    for folder, name, text in (
+        (tmp_path / "fs", "cpu.max", cpu),
+        (tmp_path / "fs", "memory.max", memory),
+        (tmp_path / "fs", "memory.current", "100"),
+        (group, "memory.max", "max"),
+    ):
+        (folder / name).write_text(f"{text}\n")
+    cores, free = allowed(tmp_path / "fs", tmp_path / "self")
+    assert cores == min(machine[0], expected[0] or machine[0])
+    assert free == expected[1] or (expected[1] is None and free > 2**20)
 
 
 def test_a_rehearsal_says_so_and_leads_nowhere():

@@ -326,7 +326,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"x": [[1], [], [2]], "y": [0, 1, 0]},
         "x: 1 sequences have no steps, first at index 1",
     ),
-    "no y": ({"x": floats(), "Y": classes()}, "y: missing; the data hold x, Y"),
+    "no y": ({"x": floats(), "mask": np.ones((30, 5))}, "y: missing; the data hold x, mask"),
     "few y": ({"x": floats(), "y": classes(29)}, r"y: has shape \[29\], but x has 30 sequences"),
     "one-hot": (
         {"x": floats(), "y": np.eye(3)[classes()]},
@@ -436,3 +436,10 @@ def test_labels_may_be_shorter_than_sequences_that_were_padded_further(loaded: L
     found = [loaded({"x": x, "lengths": lengths, "y": y}, kind="tagging") for y in (labels, square)]
     assert found[0].digest == found[1].digest
     assert found[0].train.y.shape[1] == 6
+
+
+@pytest.mark.parametrize(("name", "meant"), [("x_val", "x_validation"), ("length", "lengths"), ("masks", "mask")])
+def test_an_array_that_nothing_reads_is_refused(loaded: Loader, name: str, meant: str) -> None:
+    """Or a split, or where sequences end, would be lost unseen."""
+    with pytest.raises(DataError, match=rf"an array '{name}', which nothing reads.*; did you mean '{meant}'"):
+        loaded({"x": floats(30, 6, 2), "y": classes(), name: floats(30, 6, 2)})

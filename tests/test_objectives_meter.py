@@ -118,13 +118,14 @@ def test_it_ends_when_its_input_does() -> None:
     assert process.wait(timeout=10) == -signal.SIGKILL
 
 
-def test_it_dies_with_a_parent_that_was_killed() -> None:
+def test_it_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from objectives.latency.devices.local import REFERENCE, Local;"
         "from objectives.outcome import Conditions;"
         "Local().measure([REFERENCE], Conditions(half_width=1e-9, max_processes=50, timeout_s=60))"
     )
-    parent = subprocess.Popen([sys.executable, "-P", "-c", code], stderr=subprocess.DEVNULL)
+    alone = {**os.environ, "TMPDIR": str(tmp_path)}  # nobody else may hold the device
+    parent = subprocess.Popen([sys.executable, "-P", "-c", code], stderr=subprocess.DEVNULL, env=alone)
     until = time.monotonic() + 60
     while not (children := psutil.Process(parent.pid).children()) and time.monotonic() < until:
         time.sleep(0.05)

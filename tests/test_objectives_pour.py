@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def test_most_graphs_need_no_tracing_to_be_poured_into(cell: str, lowering: str)
         assert found == refilled(first, architecture, SIGNATURE, deployment, before, after)
 
 
+@functools.cache
+def with_zeros(architecture: Architecture, deployment: Deployment, signature: Signature) -> tuple[bytes, bytes]:
+    """The float files of a model before and after, when it has a channel of zeros."""
+    before, after = two(architecture, signature)
+    after["layer1"][0][:, 1] = 0.0
+    of, content = (lower(architecture, signature, weights, deployment) for weights in (before, after))
+    return of, content
+
+
 @pytest.mark.parametrize("bits", [each for each in WIDTHS if each != "32"])
 @pytest.mark.parametrize(
     ("architecture", "deployment", "signature"),
@@ -110,10 +120,8 @@ def test_most_graphs_need_no_tracing_to_be_poured_into(cell: str, lowering: str)
 def test_a_narrow_file_that_is_poured_is_the_one_that_the_quantizer_makes(
     bits: str, architecture: Architecture, deployment: Deployment, signature: Signature
 ) -> None:
-    before, after = two(architecture, signature)
-    after["layer1"][0][:, 1] = 0.0  # a channel of zeros
-    of, content = (lower(architecture, signature, weights, deployment) for weights in (before, after))
-    another = lower(Architecture("mingru", 7), SIGNATURE, two(Architecture("mingru", 7), SIGNATURE)[0], deployment)
+    of, content = with_zeros(architecture, deployment, signature)
+    another, _ = with_zeros(Architecture("mingru", 7), Deployment("loop"), SIGNATURE)
     known = quantize(of, bits)
     assert narrowed(known, of, content) == quantize(content, bits)
     assert narrowed(known, of, of) == known

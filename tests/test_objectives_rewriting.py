@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from objectives.rewriting.examples import question
-from objectives.rewriting.tried import ways
-from spaces.errors import DataError
+from objectives.rewriting.examples import _ended, _packed, question
+from objectives.rewriting.tried import Request, ways
+from objectives.rewriting.work import look
+from spaces.errors import DataError, ModelError
+from spaces.record import to_json
 
 KERAS3 = {"family": "Keras 3", "recurrent": ["lstm (LSTM)"], "stacked": False, "joins": True, "time_steps": 100}
 
@@ -57,8 +62,11 @@ RIGHT = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], np.float32)
         (np.array([1.0, 0.0, 1.0]), RIGHT, "classification", 1.0),
         (np.eye(2)[[1, 0, 0]], RIGHT, "classification", 2 / 3),
         (np.array([[1, 0, -1]]), RIGHT[None], "tagging", 1.0),
+        (np.array([[[0, 1], [1, 0], [0, 0]]]), RIGHT[None], "tagging", 1.0),  # one-hot, and after the end nothing
+        (np.array([[1, 0, -1]]), RIGHT[None, :, 1:], "tagging", 1.0),  # yes or no, and after the end neither
         (np.array([1, 0, 1]), np.array([[0.9], [0.2], [0.4]], np.float32), "classification", 2 / 3),
         (np.array([True, False, True]), np.array([[5.0], [-3.0], [0.1]], np.float32), "classification", 1.0),
+        (np.array([[-1, 0, 1]]), np.array([[-1, 0, 1]], np.float32), "regression", 0.0),
         (np.array([0.5, 2.0]), np.array([[0.5], [1.0]], np.float32), "regression", np.sqrt(0.5)),
         (np.ones((2, 3, 2)) * [[[1.5, 2.5]]], np.ones((2, 3, 2), np.float32), "regression", np.sqrt(1.25)),
     ],
@@ -87,3 +95,37 @@ def test_labels_that_fit_nothing_are_refused() -> None:
         question(np.zeros((3, 4), np.int64), RIGHT, "", "v")
     with pytest.raises(DataError, match="labels go from 0 to 7, but the model has 2 classes, 0 to 1"):
         question(np.array([0, 7, 1]), RIGHT, "", "v")
+
+
+def test_labels_after_a_sequences_end_count_for_none() -> None:
+    labels, lengths = np.array([[1, 0, 1], [1, 0, 0]]), np.array([3, 1])
+    expected = [[1, 0, 1], [1, -1, -1]]
+    mask = np.array([[1, 1, 1], [1, 0, 0]])
+    x = [np.zeros((2, 3, 5))]
+    for said in ({"lengths_test": lengths}, {"mask_test": mask}):
+        np.testing.assert_array_equal(_ended(labels, said, "_test", x), expected)
+    np.testing.assert_array_equal(_ended(labels, {"lengths": lengths}, "_test", x), labels)  # of another part
+    np.testing.assert_array_equal(_ended(labels, {"lengths": lengths}, "", [np.zeros((2, 4, 5))]), labels)  # no steps
+    one_hot = np.eye(3, dtype=int)[[1, 0]]
+    np.testing.assert_array_equal(_ended(one_hot, {"lengths": lengths}, "", x), one_hot)
+    np.testing.assert_array_equal(_packed([[1, 0, 1], [1]], "y"), expected)
+    np.testing.assert_array_equal(_packed([1, 0], "y"), [1, 0])
+
+
+def test_the_length_of_a_model_that_has_one_is_its_own(tmp_path: Path) -> None:
+    """Of tokens too, whose loops would else all be of one step."""
+    from spaces.backend import keras
+
+    layers = keras.layers
+    path = tmp_path / "tokens.h5"
+    tokens = keras.Input((20,), dtype="int32")
+    made = keras.Sequential([tokens, layers.Embedding(9, 4), layers.GRU(4), layers.Dense(2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a format that people have
+        made.save(path)
+    asked = Request(str(path), str(tmp_path / "made"), root=str(tmp_path))
+    (tmp_path / "made").mkdir()
+    assert look(to_json(asked))["time_steps"] == 20
+    assert look(to_json(replace(asked, time_steps=20)))["time_steps"] == 20
+    with pytest.raises(ModelError, match=r"--time-steps 10: .*takes sequences of 20 steps and no others; leave"):
+        look(to_json(replace(asked, time_steps=10)))

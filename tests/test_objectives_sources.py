@@ -197,3 +197,13 @@ def test_columns_of_several_kinds_of_numbers_are_numbers(tmp_path: Path) -> None
     table[first] = table[first] > 0
     table.to_csv(tmp_path / "mixed.csv", index=False)
     assert set(np.unique(loaded(tmp_path, "mixed.csv").train.x[..., 0])) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("index", ["Unnamed: 0", "__index_level_0__"])
+def test_the_number_of_a_row_is_no_feature(tmp_path: Path, index: str) -> None:
+    """Where rows are sorted by label it would tell the label."""
+    table = long_table(X, Y)
+    table.insert(0, index, np.arange(len(table)))
+    table.to_parquet(tmp_path / "indexed.parquet")
+    with pytest.raises(DataError, match=f"the column '{index}' looks like the number of a row"):
+        loaded(tmp_path, "indexed.parquet")

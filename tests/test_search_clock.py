@@ -85,4 +85,4 @@ def test_a_driver_that_is_late_takes_nothing_from_what_its_worker_did(
     made = replace(plan(tmp_path, baseline=None, space=space), evaluator="steady", warm_start=())
     with Study.start(tmp_path, "s", made) as study:
         drive(study, Limits(trials=5, workers=1))
-        assert study.clock["training_s"] > 5 * 0.29
+        assert study.clock["training_s"] > 1.2

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
 from objectives.rehearsal import invented, prepare
-from search.health import columns, predictability, rank_correlation
+from search.health import columns, guessing, predictability, rank_correlation
 from search.history import NO_CLOCK, History
 from search.summary import summarise
 from spaces.gene import Gene
@@ -336,3 +336,14 @@ def test_other_reasons_to_stop(tmp_path: Path) -> None:
     few = advised(study(tmp_path, refused[:20], bounds={"latency": 0.4}))  # forms of five models say nothing of others
     assert few[0] == "worth going on"
     assert advised(study(tmp_path, []))[0] == "worth going on"
+
+
+def test_a_baseline_that_guesses_is_said_to(tmp_path: Path) -> None:
+    history = study(tmp_path, trained(tmp_path, 5))
+    assert "guessing" not in checked(history)
+    assert history.baseline
+    assert history.baseline.quality
+    trivial = history.prepared["trivial_error"]
+    chance = replace(history.baseline, quality=replace(history.baseline.quality, error=trivial))
+    assert checked(replace(history, baseline=chance))["guessing"][0] == "bad"
+    assert "labels numbered otherwise" in guessing(chance, history.prepared)

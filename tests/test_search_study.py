@@ -22,6 +22,7 @@ from search import history
 from search.budget import Limits
 from search.drive import drive
 from search.history import database
+from search.lock import driven
 from search.study import AT_ONCE, PATIENCE, Group, SpaceExhausted, Study, named_at_work
 from spaces.errors import StudyError
 from spaces.genotype import Genotype
@@ -395,3 +396,22 @@ def test_where_nothing_is_known_of_a_cost_none_is_told(tmp_path: Path) -> None:
         refused = Outcome(group.genotypes[0], "infeasible", stage="lower", reason="size 90 KiB is over the bound of 20")
         study.tell(group.numbers[0], refused)
         assert study._optuna.trials[group.numbers[0]].state == optuna.trial.TrialState.PRUNED
+
+
+def test_a_study_that_goes_on_elsewhere_says_so(tmp_path: Path) -> None:
+    made = replace(plan(tmp_path, baseline=None, device="fake"), evaluator="objectives.judge")
+    for before, said in ((None, 0), ("another", 1)):
+        with Study.start(tmp_path, "s", made) as study:
+            if before:
+                study._optuna.set_user_attr("fingerprint", before)
+            assert len(study.elsewhere()) == said
+            if not before:
+                assert study.elsewhere() == []
+
+
+def test_whether_a_process_drives_a_study_is_known_to_others(tmp_path: Path) -> None:
+    assert not driven(tmp_path, "s")
+    with started(tmp_path):
+        assert driven(tmp_path, "s")
+    assert not driven(tmp_path, "s")
+    started(tmp_path).close()  # who looked holds nothing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ def of_the_user(request: Request, loaded: Loaded) -> Examples:
     """
     arrays = gather(TaskSpec(kind=request.kind or "classification", data=request.data), seed=0, root=request.root)
     part = next((f"_{name}" for name in ("validation", "test") if any(key.endswith(f"_{name}") for key in arrays)), "")
+    if odd := next((key for key in arrays if key.endswith(("_val", "_valid", "_dev"))), ""):
+        raise DataError(f"{request.data}: has an array {odd!r}; call the part that decides x_validation, y_validation")
     inputs = {}
     for port in loaded.inputs:
         name = _found(arrays, [port.name, "x"] if len(loaded.inputs) == 1 else [port.name], part)
@@ -59,7 +61,7 @@ def of_the_user(request: Request, loaded: Loaded) -> Examples:
         single = ["y"] if len(loaded.outputs) == 1 else []
         name = _found(arrays, [f"y_{output}", *single, *([output] if output not in inputs else [])], part)
         if name is not None:
-            labels[output] = np.asarray(arrays[name])
+            labels[output] = _ended(_packed(arrays[name], name), arrays, part, inputs.values())
             if len(labels[output]) != min(count.values()):
                 raise DataError(
                     f"{request.data}: {name} has {len(labels[output])} rows, where the inputs have "
@@ -89,14 +91,16 @@ def invented(loaded: Loaded, ports: Sequence[Port]) -> Examples:
             inputs[port.name] = random.standard_normal(shape).astype(port.dtype)
         padding = _padding(loaded, port)
         if padding is not None:
-            ends = random.integers(1, shape[1] + 1, INVENTED)
-            inputs[port.name][np.arange(shape[1]) >= ends[:, None]] = padding
+            rows = shape[:-1] if "int" in port.dtype else shape[:1]  # of tokens each sentence ends for itself
+            steps = shape[len(rows)]
+            ends = random.integers(1, steps + 1, rows)
+            inputs[port.name][np.arange(steps) >= ends[..., None]] = padding
     return Examples(inputs, {}, "invented inputs")
 
 
 def _padding(loaded: Loaded, port: Port) -> float | None:
     """What the model's own mask leaves out of an input; None where it has no mask for such."""
-    if len(port.shape) == 2 and "int" in port.dtype:
+    if len(port.shape) >= 2 and "int" in port.dtype:
         return 0 if any(getattr(layer, "mask_zero", False) for layer in loaded.layers) else None
     masks = [layer.mask_value for layer in loaded.layers if type(layer).__name__ == "Masking"]
     return masks[0] if masks and len(port.shape) == 3 else None
@@ -105,6 +109,29 @@ def _padding(loaded: Loaded, port: Port) -> float | None:
 def _vocabulary(loaded: Loaded) -> int:
     sizes = [layer.input_dim for layer in loaded.layers if type(layer).__name__ == "Embedding"]
     return int(min(sizes, default=2))
+
+
+def _packed(labels: Any, name: str) -> Array:
+    """Labels as an array; where each step has one and lengths differ, filled up with what counts for none."""
+    if isinstance(labels, np.ndarray) and labels.dtype != object:
+        return labels
+    each_step = len(labels) and all(np.ndim(row) for row in labels)
+    return _rectangle(labels, -1, name) if each_step else np.asarray(labels)
+
+
+def _ended(labels: Array, arrays: Mapping[str, Any], part: str, inputs: Iterable[Array]) -> Array:
+    """Labels of steps after a sequence's end, by what the data say of it, count for none; others stay as they are."""
+    valid = None
+    of_steps = labels.ndim == 2 and any(labels.shape == x.shape[:2] for x in inputs)
+    if not of_steps or bool(np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(-1) == 1)):  # one-hot rows
+        return labels
+    if f"mask{part}" in arrays:
+        valid = np.asarray(arrays[f"mask{part}"]).astype(bool)
+    elif f"lengths{part}" in arrays:
+        valid = np.arange(labels.shape[1]) < np.asarray(arrays[f"lengths{part}"])[:, None]
+    if valid is None or valid.shape != labels.shape or labels.dtype.kind not in "iu":
+        return labels
+    return np.where(valid, labels.astype(np.int64), -1)
 
 
 def _found(arrays: Mapping[str, Any], names: Sequence[str], part: str) -> str | None:
@@ -186,7 +213,9 @@ def question(labels: Array, output: Array, kind: str, name: str) -> Question:
             return Question("tagging" if y.ndim > 1 else "classification", y.astype(np.int64))
         if y.shape == shape and shape[-1] > 1 and np.all((y == 0) | (y == 1)) and np.all(y.sum(-1) == 1):
             return Question("tagging" if y.ndim > 2 else "classification", y.argmax(-1).astype(np.int64))
-        if y.size == output.size and np.all((y == 0) | (y == 1)):
+        if y.shape == shape and y.ndim > 2 and _padded_one_hot(y, output):
+            return Question("tagging", np.where(y.sum(-1) == 1, y.argmax(-1), -1).astype(np.int64))
+        if y.size == output.size and _yes_or_no(y):
             flat = y.reshape(len(y), -1)
             single = flat.shape[1] == 1
             return Question(
@@ -202,6 +231,20 @@ def question(labels: Array, output: Array, kind: str, name: str) -> Question:
         f"{list(shape[1:])}{' as ' + kind if kind else ''}; give class numbers with one axis less than the output, "
         "or values of the same shape"
     )
+
+
+def _yes_or_no(y: Array) -> bool:
+    """Whether all are 0 or 1, but for -1 after a sequence's end."""
+    after = y == -1
+    ended = y.ndim > 1 and bool(np.all(np.diff(after.astype(np.int8), axis=1) >= 0) and not after[:, 0].any())
+    return bool(np.all((y == 0) | (y == 1) | (after if ended else False)))
+
+
+def _padded_one_hot(y: Array, output: Array) -> bool:
+    """Whether rows with a single one name classes, and rows without any are after an end: probabilities say so too."""
+    rows = y.sum(-1)
+    only = bool(np.all((y == 0) | (y == 1)) and rows.max(initial=0) == 1 and rows.min(initial=0) == 0)
+    return only and bool(np.allclose(output.sum(-1), 1, atol=1e-3))
 
 
 def _check_classes(y: Array, classes: int, name: str) -> None:

@@ -39,9 +39,10 @@ def stream(request: dict[str, Any], frames: int) -> dict[str, Any]:
     states = kept_states(loaded)
     inputs, outputs, labels = ({name: x[:ROWS] for name, x in group.items()} for group in kept(folder))
     questions = questions_of(asked, Examples(inputs, labels, ""), outputs)
-    whole = fixed(loaded, asked.batch, asked.time_steps or next(iter(inputs.values())).shape[1])
+    free = [port.name for port in loaded.inputs if len(port.shape) > 1 and port.shape[1] is None]
+    whole = fixed(loaded, asked.batch, asked.time_steps or (inputs[free[0]].shape[1] if free else None))
     timed = [port.name for port in whole if _has_time(port, loaded)]
-    time = next(int(port.shape[1] or 1) for port in whole if port.name in timed)
+    time = next(int(port.shape[1] or 1) for port in whole if port.name in (free or timed))
     if frames > time:
         raise ModelError(f"the sequences have {time} time steps; give as many or fewer")
     ports = [replace(port, shape=_shortened(port, frames)) if port.name in timed else port for port in whole]

@@ -50,6 +50,15 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     examples = of_the_user(asked, loaded) if asked.data else None
     steps = asked.time_steps or (_length(loaded, examples) if examples else None)
     ports = fixed(loaded, asked.batch, steps)
+    free = [
+        made for made, port in zip(ports, loaded.inputs, strict=True) if len(port.shape) > 1 and port.shape[1] is None
+    ]
+    length = next((port.shape[1] for port in (*free, *filter(_of_features, ports), *filter(_of_tokens, ports))), 1)
+    if asked.time_steps and not free and asked.time_steps != length:
+        raise ModelError(
+            f"--time-steps {asked.time_steps}: {asked.model} takes sequences of {length} steps and no others; leave "
+            "the option out, or save the model with its length free"
+        )
     if examples is None or not _same_length(examples, ports):
         examples = invented(loaded, ports)
     started = time.perf_counter()
@@ -71,13 +80,21 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         "stateful": [layer.name for layer in known if getattr(layer, "stateful", False)],
         "stacked": bool(known) and stacks(loaded, ports),
         "joins": any(joins(layer, loaded.keras) for layer in known),
-        "time_steps": steps or next((port.shape[1] for port in ports if len(port.shape) > 2), 1),
+        "time_steps": length,
         "judged_on": examples.source,
         "rows": rows,
         "all_rows": examples.rows,
         "judged": bool(questions),
         "original": {name: _figures(each, outputs[name]) for name, each in questions.items()},
     }
+
+
+def _of_features(port: Port) -> bool:
+    return len(port.shape) > 2
+
+
+def _of_tokens(port: Port) -> bool:
+    return len(port.shape) == 2 and "int" in port.dtype
 
 
 def make(request: dict[str, Any], way: dict[str, Any], emit: Emit) -> None:

@@ -65,6 +65,8 @@ def time_distributed(layer: Any, kinds: Any) -> Callable[..., Any] | None:
         return None
 
     def call(inputs: Tensor, mask: Any = None, **ignored: Any) -> Any:
+        if isinstance(inputs, list | tuple) or (mask is not None and len(mask.shape) > 2):
+            return type(layer).call(layer, inputs, mask=mask)  # which hands each step its own mask
         batch, time = inputs.shape[:2]
         found = inner(tf.reshape(inputs, [batch * time, *inputs.shape[2:]]))
         return tf.nest.map_structure(lambda each: tf.reshape(each, [batch, time, *each.shape[1:]]), found)
