@@ -19,7 +19,9 @@ from spaces.errors import InputError
 def show_study(home: Path, study: str, *, html: Path | None, png: Path | None, as_json: bool) -> None:
     """Print the front, the baseline and the counts; draw them where asked. Raises StudyError where there is none."""
     history = read(home, study)
-    summary = summarise(history) | {"driven": driven(home, study)}
+    summary = summarise(history)
+    if summary["counts"]["running"]:
+        summary["driven"] = driven(home, study)
     outcomes = list(history.candidates.items())
     if html or png:
         from experiments.plots import front_html, front_png

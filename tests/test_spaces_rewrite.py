@@ -271,3 +271,18 @@ def test_the_public_examples_of_keras_rewrite(example: Any, k: Any, tmp_path: Pa
     assert difference([got[name] for name in loaded.outputs], wanted) <= TOLERANCE
     path.write_bytes(quantize(content, "8"))
     assert realised_bits(path.read_bytes())["recurrent"] == 8
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_each_step_of_time_distributed_has_its_own_mask(older: bool, tmp_path: Path) -> None:
+    """A mean over the words that count, and over no padding."""
+    k = keras if older else keras3()
+    x = k.Input((3, 4), dtype="int32")
+    words = k.layers.Embedding(9, 5, mask_zero=True)(x)
+    sentences = k.layers.TimeDistributed(k.layers.GlobalAveragePooling1D())(words)
+    loaded = opened(k.Model(x, k.layers.LSTM(4)(sentences)), tmp_path)
+    tokens = np.random.default_rng(0).integers(1, 9, (2, 3, 4)).astype(np.int32)
+    tokens[:, :, 2:] = 0
+    wanted = original(loaded, [tokens])
+    assert difference(rewritten(loaded, Form("loop"), [tokens]), wanted) <= TOLERANCE
+    assert difference(original(loaded, [np.where(tokens, tokens, 1)]), wanted) > TOLERANCE  # padding would be seen
