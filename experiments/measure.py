@@ -12,8 +12,9 @@ from rich.table import Table
 from experiments.report import NOISY, Speaker, console
 from objectives.latency import timing
 from objectives.latency.devices import device as named_device
+from objectives.latency.devices.local import Candidate, Local
 from objectives.outcome import Conditions, MeasureFailure, Measurement
-from spaces.errors import ModelError
+from spaces.errors import InputError, ModelError
 from spaces.record import to_json
 
 MAGIC = {".tflite": (4, b"TFL3"), ".keras": (0, b"PK"), ".h5": (0, b"\x89HDF"), ".hdf5": (0, b"\x89HDF")}
@@ -28,9 +29,13 @@ def measure_models(
     threads: int = 1,
     scenario: str = "burst",
     as_json: bool = False,
+    **opening: Any,
 ) -> dict[str, Any]:
-    """Measure, print and return the rows. Raises ModelError for a file that is no model, or where none can be run."""
-    report = measured(models, device, Conditions(scenario=scenario, threads=threads, batch=batch))
+    """Measure, print and return the rows; `opening` is as for `measured`.
+
+    Raises ModelError for a file that is no model, or where none can be run.
+    """
+    report = measured(models, device, Conditions(scenario=scenario, threads=threads, batch=batch), **opening)
     if as_json:
         print(json.dumps(report))
     else:
@@ -38,11 +43,21 @@ def measure_models(
     return report
 
 
-def measured(models: Sequence[Path], device: str, conditions: Conditions) -> dict[str, Any]:
-    """One row a model, in order: its figures, its ratio to the fastest and whether they tie, or why it failed."""
+def measured(models: Sequence[Path], device: str, conditions: Conditions, **opening: Any) -> dict[str, Any]:
+    """One row a model, in order: its figures, its ratio to the fastest and whether they tie, or why it failed.
+
+    `opening` is what a Keras file may need: time_steps, custom, unsafe (`Candidate`).
+    """
     for path in models:
         check_model(path)
-    results = named_device(device).measure(models, conditions)
+    tool, needed = named_device(device), {key: value for key, value in opening.items() if value}
+    if needed and not isinstance(tool, Local):
+        raise InputError(f"--device {device}: opens no Keras files, so that {' and '.join(needed)} mean nothing to it")
+    results = (
+        tool.compare([Candidate(path, **needed) for path in models], conditions)
+        if isinstance(tool, Local)
+        else tool.measure(models, conditions)
+    )
     figures = [result for result in results if isinstance(result, Measurement)]
     failures = [result.reason for result in results if isinstance(result, MeasureFailure)]
     if not figures:

@@ -13,7 +13,7 @@ from typing import Any
 from experiments.problems import problems
 from experiments.table import Place, override, record
 from objectives.bench import Bench, TaskSpec, TrainingSpec
-from objectives.model_file import ModelFile, code, sha256_of
+from objectives.model_file import ModelFile, code, layers_of, sha256_of
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions
 from objectives.sources import importable
@@ -72,7 +72,8 @@ class Baseline:
         """The trained model's file as it is now; None for an architecture."""
         if not self.model:
             return None
-        return ModelFile(self.model, sha256_of(Path(root) / self.model), self.custom, self.unsafe)
+        sha256, layers = sha256_of(Path(root) / self.model), layers_of(self.custom, root)
+        return ModelFile(self.model, sha256, self.custom, self.unsafe, layers=layers)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class ModelFile:
     that builds models, whose path is "module:build".
 
     `padding` is what it takes for the steps after a short sequence's end, once the model was looked at; None where it
-    takes what the data have.
+    takes what the data have. `layers` is the sha256 of the code of `custom`, "" where there is none.
     """
 
     path: str  # absolute, or from the bench's root
@@ -38,6 +38,7 @@ class ModelFile:
     custom: tuple[str, ...] = ()
     unsafe: bool = False
     padding: float | None = None
+    layers: str = ""
 
     @property
     def name(self) -> str:
@@ -71,6 +72,15 @@ def code(place: str, root: str) -> ModelFile:
     if sources:
         return ModelFile(place, _digest(sources))
     return ModelFile(place, sha256_of(Path(spec.origin)) if spec.origin and Path(spec.origin).is_file() else "")
+
+
+def layers_of(custom: Sequence[str], root: str) -> str:
+    """The sha256 of the code of custom layers, "module:Name" each; "" where there is none, or none is found."""
+    found = []
+    for place in custom:
+        with contextlib.suppress(SpecError):  # opening the model will say more
+            found.append(code(place, root).sha256)
+    return hashlib.sha256("".join(found).encode()).hexdigest() if found else ""
 
 
 class _Finder(ModuleFinder):

@@ -295,7 +295,7 @@ def training_key(bench: Bench, data: Dataset, genotype: Genotype, teachers: Sequ
 
 def _teaching_key(bench: Bench, data: Dataset, teacher: Genotype) -> str:
     if file := bench.file_of(teacher):
-        return digest(file.sha256, data.digest)
+        return digest(file.sha256, *([file.layers] if file.layers else []), data.digest)
     return training_key(bench, data, teacher, ())
 
 

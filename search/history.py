@@ -275,7 +275,7 @@ def _fixed(plan: Plan) -> dict[str, Any]:
         del plain["bench"][key]
     del plain["bench"]["training"]["accelerator"]
     if model := plain["bench"]["model"]:
-        del model["path"], model["padding"]
+        del model["path"], model["padding"], model["layers"]
     if code := plain["bench"]["hypermodel"]:
         del code["padding"]
     return plain

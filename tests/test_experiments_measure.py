@@ -11,7 +11,7 @@ import pytest
 from experiments.measure import _cells, check_model, measure_models, measured
 from objectives.latency.devices.local import REFERENCE
 from objectives.outcome import Conditions
-from spaces.errors import ModelError
+from spaces.errors import InputError, ModelError
 
 
 def test_rows_compare_with_the_fastest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,3 +99,24 @@ def test_keras_files_and_savedmodels_are_measured_beside_tflite(tmp_path: Path) 
     assert [row.get("failed") for row in rows] == [None] * 4
     assert [row["latency_ms"]["batch"] for row in rows] == [3, 3, 3, 1]
     assert all(row["latency_ms"]["median"] > 0.01 for row in rows)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library that saves the model
+def test_a_keras_file_may_need_a_length_and_code_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import tf_keras\nclass Twice(tf_keras.layers.Layer):\n    def call(self, x):\n        return 2 * x\n"
+    (tmp_path / "measured_layers.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from measured_layers import Twice
+
+    from spaces.backend import keras
+
+    path = Path("mine.h5")
+    keras.Sequential([keras.Input((None, 3)), Twice(), keras.layers.GRU(2)]).save(path)
+    short = Conditions(min_processes=1, max_processes=1, timeout_s=10)
+    (row,) = measured([path], "local", short, time_steps=5, custom=("measured_layers:Twice",))["models"]
+    assert "failed" not in row
+    with pytest.raises(ModelError, match="give --time-steps"):
+        measured([path], "local", short, custom=("measured_layers:Twice",))
+    with pytest.raises(InputError, match="--device fake: opens no Keras files, so that time_steps"):
+        measured([path], "fake", short, time_steps=5)

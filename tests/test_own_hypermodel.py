@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras_tuner as kt
@@ -19,8 +20,9 @@ from objectives.bench import Bench, TaskSpec, TrainingSpec
 from objectives.built import Built, hypermodel, made
 from objectives.cache import Cache
 from objectives.data import loaded
-from objectives.model_file import code
+from objectives.model_file import ModelFile, code, layers_of
 from objectives.outcome import Conditions, Outcome
+from objectives.trained import _teaching_key
 from objectives.training.own import _Epochs, resumable
 from objectives.training.rungs import GoesOn, Rungs, Stopped
 from search.history import Plan, known_bench, known_space, read
@@ -28,7 +30,7 @@ from search.ledger import genes
 from spaces.errors import InputError, ModelError, SpecError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.hypermodel import with_values
-from spaces.record import from_json, to_json
+from spaces.record import digest, from_json, to_json
 from spaces.signature import Signature
 from spaces.space import Space
 
@@ -464,6 +466,22 @@ def test_a_module_that_is_not_there_is_looked_for_without_importing_it(tmp_path:
     (tmp_path / "theirs_beside.py").write_text("a = 2\n")
     assert code("mine_beside:build", str(tmp_path)).sha256 != before
     assert "mine_beside" not in sys.modules
+
+
+def test_the_code_of_custom_layers_names_what_a_teacher_says(tmp_path: Path) -> None:
+    """Or answers of layers that have changed would be taken from the home."""
+    (tmp_path / "mine_layers.py").write_text("class Attn: pass\n")
+    before = layers_of(("mine_layers:Attn",), str(tmp_path))
+    (tmp_path / "mine_layers.py").write_text("class Attn: x = 1\n")
+    assert before != layers_of(("mine_layers:Attn",), str(tmp_path)) != ""
+    assert layers_of(("no_such_layers_of_brisk:Attn",), str(tmp_path)) == layers_of((), str(tmp_path)) == ""
+    data: Any = SimpleNamespace(digest="d")
+    teacher = Genotype.of_model("m.keras", Deployment("keras"))
+    files = [ModelFile("m.keras", "s", layers=one) for one in ("", "a", "b")]
+    benches: list[Any] = [SimpleNamespace(file_of=lambda _, file=file: file) for file in files]
+    keys = [_teaching_key(bench, data, teacher) for bench in benches]
+    assert len({*keys}) == 3
+    assert keys[0] == digest("s", "d")  # as an older brisk has it
 
 
 def test_code_in_folders_that_are_packages_all_the_same_is_known_by_its_contents(tmp_path: Path) -> None:

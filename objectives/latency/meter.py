@@ -24,6 +24,7 @@ import os
 import platform
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -117,12 +118,16 @@ def _keras(asked: dict[str, Any], batch: int) -> tuple[Callable[..., Any], dict[
     from spaces.backend import tf
     from spaces.lowering.load import load
 
+    if asked.get("custom"):
+        sys.path.append(asked["root"])  # last: it shadows nothing
     loaded = load(Path(asked["path"]), custom=asked.get("custom", ()), unsafe=asked.get("unsafe", False))
     still = {}
     for port in loaded.inputs:
         shape = list(port.shape)
         if len(shape) > 1 and shape[1] is None:
             shape[1] = asked.get("time_steps")
+            if shape[1] is None:
+                raise ValueError(f"its input {port.name} takes sequences of any length: give --time-steps")
         still[port.name] = tf.TensorSpec(_static(shape, batch), port.dtype, name=port.name)
 
     def forward(**x: Any) -> Any:
