@@ -162,8 +162,15 @@ def export(
             f"--to {to}: {point['trial']} is your own {file.name}, of which brisk makes .tflite files only; "
             f"give --to tflite, and use {file.path} itself for the rest"
         )
+    root = Path(bench.root)
+    needed: dict[str, Path | None] = {
+        "the home": Path(bench.home),
+        "the data": root / bench.task.data if (root / bench.task.data).is_file() else None,
+        "the model": root / bench.model.path if bench.model else None,
+        "the folder of the spec": root if bench.root else None,
+    }
     maker = Child(home=Path(bench.home), name="export")
-    with landing(out, overwrite, {"the home": Path(bench.home)}) as folder, closing(maker):
+    with landing(out, overwrite, needed) as folder, closing(maker):
         request = {"bench": to_json(bench), "to": to, "folder": str(folder)}
         made = {
             **request,

@@ -21,17 +21,18 @@ def landing(out: Path, overwrite: bool, needed: Mapping[str, Path | None]) -> It
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: a file is in the way; name a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()):
+    place = out.absolute()
+    if place.is_dir() and _entries(place):
         within = {**needed, "the folder that you are in": Path.cwd()}
-        held = [what for what, path in within.items() if path and path.resolve().is_relative_to(out.resolve())]
+        held = [what for what, path in within.items() if path and path.resolve().is_relative_to(place.resolve())]
         if held:
             raise InputError(f"--out {out}: the folder is not empty, and {held[0]} is in it; name another one")
         if not overwrite:
             raise InputError(f"--out {out}: the folder is not empty; name another one, or add --overwrite")
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        stays = out.is_dir()
-        folder = Path(tempfile.mkdtemp(dir=out if stays else out.absolute().parent, prefix=".brisk-export-"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        stays = place.is_dir()
+        folder = Path(tempfile.mkdtemp(dir=place if stays else place.parent, prefix=".brisk-export-"))
     except OSError as error:
         raise InputError(
             f"--out {out}: cannot write there ({error.strerror}); name a folder you may write to"
@@ -39,21 +40,38 @@ def landing(out: Path, overwrite: bool, needed: Mapping[str, Path | None]) -> It
     try:
         yield folder
         if stays:
-            _replace(out, folder)
+            _replace(place, folder)
         else:
             folder.chmod(0o755)
-            folder.rename(out.absolute())
+            folder.rename(place)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _replace(out: Path, folder: Path) -> None:
-    """Put what is in `folder`, within `out`, in place of all else there."""
-    old = Path(tempfile.mkdtemp(dir=out, prefix=".brisk-old-"))
-    for entry in [one for one in out.iterdir() if one not in (folder, old)]:
-        entry.rename(old / entry.name)
-    for entry in [*folder.iterdir()]:
-        entry.rename(out / entry.name)
+def _entries(place: Path) -> list[Path]:
+    """What is in a folder, but for what a disk of its own has, and what a killed command left."""
+    return [one for one in place.iterdir() if one.name != "lost+found" and not one.name.startswith(".brisk-")]
+
+
+def _replace(place: Path, folder: Path) -> None:
+    """Put what is in `folder`, within `place`, in place of all else there; where that fails, all is as it was."""
+    old = Path(tempfile.mkdtemp(dir=place, prefix=".brisk-old-"))
+    away = [(one, old / one.name) for one in _entries(place)]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for here, there in (*away, *((one, place / one.name) for one in [*folder.iterdir()])):
+            here.rename(there)
+            done.append((here, there))
+    except BaseException as error:
+        for here, there in reversed(done):
+            there.rename(here)
+        old.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(
+                f"--out {place}: {error.filename} cannot be moved out of the way ({error.strerror}); name another "
+                "folder"
+            ) from None
+        raise
     folder.rmdir()
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)

@@ -142,9 +142,19 @@ def allowed(groups: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self
         if folder.is_relative_to(groups):
             quota, period = _numbers_in(folder / "cpu.max", 2)
             most, used = (_numbers_in(folder / name, 1)[0] for name in ("memory.max", "memory.current"))
+            used = (used or 0) - _files_kept(folder / "memory.stat")
             cores = min(cores, max(1, int(quota / period))) if quota and period else cores
-            free = min(free, max(0, most - (used or 0))) if most else free
+            free = min(free, max(0, most - used)) if most else free
     return cores, free
+
+
+def _files_kept(file: Path) -> int:
+    """The bytes of files in memory, which are given back where memory is short."""
+    try:
+        lines = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return 0
+    return sum(int(count) for name, count in lines if name in ("inactive_file", "active_file"))
 
 
 def _numbers_in(file: Path, count: int) -> list[int | None]:

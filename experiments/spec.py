@@ -235,7 +235,7 @@ def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
 
 def _named_after(path: Path) -> str:
     """A study's name from its file's, which may hold what a study's may not."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "study"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "study"
 
 
 def _refuse(tables: dict[str, Any], place: Place) -> None:

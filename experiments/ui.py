@@ -47,7 +47,7 @@ def serve(
             webbrowser.open(address + pages[0])
 
     if tracking.startswith(("http://", "https://")):
-        tell(tracking.rstrip("/"), _pages(uri, study, history.id))
+        tell(tracking.rstrip("/"), _pages(uri, study, history.id, artifacts))
         return
     if not tracking and not (home / "mlflow.db").is_file():
         raise StudyError(f"{home} holds no MLflow store yet; `brisk sync {study}` makes it from the study")
@@ -56,7 +56,7 @@ def serve(
     address = f"http://127.0.0.1:{port}"
     with _interruptible(), _server(home, uri, artifacts, port, log) as server:
         say("starting MLflow ...")
-        pages = _pages(uri, study, history.id)
+        pages = _pages(uri, study, history.id, artifacts)
         _await(server, address, log)
         tell(address, pages)
         say("Ctrl-C ends it")
@@ -64,9 +64,9 @@ def serve(
             server.wait()
 
 
-def _pages(uri: str, study: str, identity: str) -> tuple[str, str]:
+def _pages(uri: str, study: str, identity: str, artifacts: str) -> tuple[str, str]:
     try:
-        pages = pages_of(uri, study, identity)
+        pages = pages_of(uri, study, identity, artifacts)
     except Exception as error:  # whatever MLflow raises
         why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         raise StudyError(f"MLflow at {uri} cannot be read: {why}; mend that and try again") from None

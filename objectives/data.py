@@ -117,14 +117,15 @@ def load(task: TaskSpec, *, seed: int, root: str) -> Dataset:
 
 def _given(arrays: Mapping[str, Any], kind: str) -> Parts:
     """The parts as the source gave them, under "" where it leaves the splitting to us; all of one form and length."""
-    known = [name + part for part in ("", *(f"_{part}" for part in PARTS)) for name in ARRAYS]
+    named = [part for part in PARTS if f"x_{part}" in arrays]
+    known = [name + part for part in ([f"_{part}" for part in named] or [""]) for name in ARRAYS]
+    every = [name + part for part in ("", *(f"_{part}" for part in PARTS)) for name in ARRAYS]
     for name in arrays:
         if name not in known:
             raise DataError(
                 f"the data have an array {name!r}, which nothing reads, so that it is to be left out; "
-                + nearest(name, known)
+                + nearest(name, [one for one in every if one != name])
             )
-    named = [part for part in PARTS if f"x_{part}" in arrays]
     if named and not {"train", "test"} <= set(named):
         found = " and ".join(named)
         raise DataError(f"the data come split into {found}; give train and test (validation can be cut off train)")

@@ -42,6 +42,7 @@ LATER = "later"
 
 SELDOM = 4  # times what it took to hold the study against `stop_when`, till it is done again
 TRIES = 2  # of a group whose worker is killed
+UNREADY = 3  # times in a row that a worker may end before it tells of any stage
 AHEAD = 2  # groups that a lane has been given, at times one more: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
@@ -105,7 +106,6 @@ class _Driver:
         self._quiet_since = 0.0
         self._judged: Any = None  # what `stop_when` was held against,
         self._judge_next = 0.0  # and when it is again
-        self._unready = 0  # workers that ended before they told of any stage, since one did
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._lanes = [
             Lane(
@@ -399,7 +399,7 @@ class _Driver:
     def _hear(self, lane: Lane, work: Work, news: News) -> None:
         event = news.what
         if event["event"] == "stage":
-            self._unready = 0
+            lane.unready = 0
             begun = event["stage"], event.get("form")
             work.since = work.since if begun == (work.stage, work.form) else news.at  # else it tells how far it is
             work.stage, work.form = begun
@@ -434,7 +434,7 @@ class _Driver:
             self._study.died(work.genotypes[form], work.stage, reason)
         begun = work.stage != BEGINNING
         if not begun:
-            self._count_unready(reason)
+            self._count_unready(lane, reason)
         if lost or (begun and not (how in ("crashed", "memory") and work.tried < TRIES)):
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
@@ -445,12 +445,12 @@ class _Driver:
             names, genotypes = tuple(work.names[i] for i in rest), tuple(work.genotypes[i] for i in rest)
             self._begin(lane, Work(names, genotypes, work.bench, tried=work.tried + (begun and not lost)))
 
-    def _count_unready(self, reason: str) -> None:
-        self._unready += 1
-        if self._unready == TRIES * len(self._lanes):
+    def _count_unready(self, lane: Lane, reason: str) -> None:
+        lane.unready += 1
+        if lane.unready == UNREADY:
             raise StudyError(
-                f"workers cannot begin their work: {reason}; their logs in {self._study.home / 'logs'} may say why. "
-                "Everything finished is kept, the same command goes on"
+                f"a worker cannot begin its work: {reason}; its log in {self._study.home / 'logs'} may say why, and "
+                "fewer --workers need less memory. Everything finished is kept, the same command goes on"
             )
 
     def _fail(self, lane: Lane, work: Work, forms: set[Any], reason: str) -> None:

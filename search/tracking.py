@@ -293,13 +293,15 @@ def project(
     return projection
 
 
-def pages_of(uri: str, study: str, identity: str = "") -> tuple[str, str] | None:
+def pages_of(uri: str, study: str, identity: str = "", artifact_root: str = "") -> tuple[str, str] | None:
     """Two addresses in the UI, after the server's: the saved view of the front, and its interactive drawing.
 
     None where the store has nothing of the study.
     """
     with alone(uri):
         client = _client(uri)
+        if artifact_root:
+            _settle_in(uri, artifact_root)
         for found in client.search_experiments(filter_string="name LIKE 'brisk/%'"):
             parent = _parent(client, found.experiment_id, study, identity)
             if parent:

@@ -443,3 +443,6 @@ def test_an_array_that_nothing_reads_is_refused(loaded: Loader, name: str, meant
     """Or a split, or where sequences end, would be lost unseen."""
     with pytest.raises(DataError, match=rf"an array '{name}', which nothing reads.*; did you mean '{meant}'"):
         loaded({"x": floats(30, 6, 2), "y": classes(), name: floats(30, 6, 2)})
+    split = {f"{one}_{part}": made for part in ("train", "test") for one, made in (("x", floats()), ("y", classes()))}
+    with pytest.raises(DataError, match=r"an array 'lengths', which nothing reads.*; did you mean 'lengths_t"):
+        loaded({**split, "lengths": np.full(30, 5)})

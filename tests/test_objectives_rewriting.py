@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from objectives.rewriting.examples import _ended, _packed, question
+from objectives.rewriting.examples import _ended, _packed, _tags, question
 from objectives.rewriting.tried import Request, ways
 from objectives.rewriting.work import look
 from spaces.errors import DataError, ModelError
@@ -101,15 +102,29 @@ def test_labels_after_a_sequences_end_count_for_none() -> None:
     labels, lengths = np.array([[1, 0, 1], [1, 0, 0]]), np.array([3, 1])
     expected = [[1, 0, 1], [1, -1, -1]]
     mask = np.array([[1, 1, 1], [1, 0, 0]])
-    x = [np.zeros((2, 3, 5))]
     for said in ({"lengths_test": lengths}, {"mask_test": mask}):
-        np.testing.assert_array_equal(_ended(labels, said, "_test", x), expected)
-    np.testing.assert_array_equal(_ended(labels, {"lengths": lengths}, "_test", x), labels)  # of another part
-    np.testing.assert_array_equal(_ended(labels, {"lengths": lengths}, "", [np.zeros((2, 4, 5))]), labels)  # no steps
-    one_hot = np.eye(3, dtype=int)[[1, 0]]
-    np.testing.assert_array_equal(_ended(one_hot, {"lengths": lengths}, "", x), one_hot)
+        np.testing.assert_array_equal(_ended(labels, said, "_test"), expected)
+    np.testing.assert_array_equal(_ended(labels, {"lengths": lengths}, "_test"), labels)  # of another part
     np.testing.assert_array_equal(_packed([[1, 0, 1], [1]], "y"), expected)
     np.testing.assert_array_equal(_packed([1, 0], "y"), [1, 0])
+    with pytest.raises(DataError, match="y: values of each step that differ in length"):
+        _packed([[1.5, 0.5], [1.0]], "y")
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "tags"),
+    [
+        ((None, 3, 4), [[3, 0, 1]], True),
+        ((None, 3, 1), [[1, 0, 1]], True),
+        ((None, 3, 1), [[5, 0, 1]], False),  # values
+        ((None, 3), [[1, 0, 0]], False),  # one-hot, of a sequence
+    ],
+)
+def test_labels_of_steps_are_told_by_what_the_model_gives(shape: Any, labels: Any, tags: bool) -> None:
+    loaded: Any = SimpleNamespace(
+        keras=True, outputs=["y"], model=SimpleNamespace(outputs=[SimpleNamespace(shape=shape)])
+    )
+    assert _tags(loaded, "y", np.array(labels)) is tags
 
 
 def test_the_length_of_a_model_that_has_one_is_its_own(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_worker_that_cannot_begin_ends_the_run_and_costs_no_candidate(
     with (
         Study.start(tmp_path, "s", replace(plan(tmp_path, baseline=None), evaluator="unready")) as study,
         pytest.raises(
-            StudyError, match=r"workers cannot begin their work: ModuleNotFoundError.*; their logs in .*logs may"
+            StudyError, match=r"a worker cannot begin its work: ModuleNotFoundError.*; its log in .*logs may"
         ),
     ):
         drive(study, Limits(trials=8))

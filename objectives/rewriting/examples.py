@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,8 @@ def of_the_user(request: Request, loaded: Loaded) -> Examples:
     """
     arrays = gather(TaskSpec(kind=request.kind or "classification", data=request.data), seed=0, root=request.root)
     part = next((f"_{name}" for name in ("validation", "test") if any(key.endswith(f"_{name}") for key in arrays)), "")
-    if odd := next((key for key in arrays if key.endswith(("_val", "_valid", "_dev"))), ""):
+    own = {*(port.name for port in loaded.inputs), *loaded.outputs, *(f"y_{output}" for output in loaded.outputs)}
+    if odd := next((key for key in arrays if key.endswith(("_val", "_valid", "_dev")) and key not in own), ""):
         raise DataError(f"{request.data}: has an array {odd!r}; call the part that decides x_validation, y_validation")
     inputs = {}
     for port in loaded.inputs:
@@ -61,7 +62,9 @@ def of_the_user(request: Request, loaded: Loaded) -> Examples:
         single = ["y"] if len(loaded.outputs) == 1 else []
         name = _found(arrays, [f"y_{output}", *single, *([output] if output not in inputs else [])], part)
         if name is not None:
-            labels[output] = _ended(_packed(arrays[name], name), arrays, part, inputs.values())
+            labels[output] = _packed(arrays[name], f"{request.data}: {name}")
+            if _tags(loaded, output, labels[output]):
+                labels[output] = _ended(labels[output], arrays, part)
             if len(labels[output]) != min(count.values()):
                 raise DataError(
                     f"{request.data}: {name} has {len(labels[output])} rows, where the inputs have "
@@ -115,16 +118,25 @@ def _packed(labels: Any, name: str) -> Array:
     """Labels as an array; where each step has one and lengths differ, filled up with what counts for none."""
     if isinstance(labels, np.ndarray) and labels.dtype != object:
         return labels
-    each_step = len(labels) and all(np.ndim(row) for row in labels)
-    return _rectangle(labels, -1, name) if each_step else np.asarray(labels)
+    if not len(labels) or not all(np.ndim(row) for row in labels):
+        return np.asarray(labels)
+    packed = _rectangle(labels, -1, name)
+    if packed.dtype.kind == "f" and len({len(row) for row in labels}) > 1:
+        raise DataError(f"{name}: values of each step that differ in length cannot be judged; give all the same length")
+    return packed
 
 
-def _ended(labels: Array, arrays: Mapping[str, Any], part: str, inputs: Iterable[Array]) -> Array:
-    """Labels of steps after a sequence's end, by what the data say of it, count for none; others stay as they are."""
+def _tags(loaded: Loaded, output: str, labels: Array) -> bool:
+    """Whether labels are of each step: classes, or yes and no."""
+    if not loaded.keras or labels.ndim != 2:
+        return False
+    shape = dict(zip(loaded.outputs, (each.shape for each in loaded.model.outputs), strict=True))[output]
+    return len(shape) == 3 and (shape[-1] != 1 or bool(np.all((labels == 0) | (labels == 1) | (labels == -1))))
+
+
+def _ended(labels: Array, arrays: Mapping[str, Any], part: str) -> Array:
+    """Labels of steps, those after a sequence's end counting for none, by what the data say of it."""
     valid = None
-    of_steps = labels.ndim == 2 and any(labels.shape == x.shape[:2] for x in inputs)
-    if not of_steps or bool(np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(-1) == 1)):  # one-hot rows
-        return labels
     if f"mask{part}" in arrays:
         valid = np.asarray(arrays[f"mask{part}"]).astype(bool)
     elif f"lengths{part}" in arrays:

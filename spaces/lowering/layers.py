@@ -6,6 +6,7 @@ Each function gives the `call` of one layer instance, or None where the layer is
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,10 +66,13 @@ def time_distributed(layer: Any, kinds: Any) -> Callable[..., Any] | None:
         return None
 
     def call(inputs: Tensor, mask: Any = None, **ignored: Any) -> Any:
-        if isinstance(inputs, list | tuple) or (mask is not None and len(mask.shape) > 2):
-            return type(layer).call(layer, inputs, mask=mask)  # which hands each step its own mask
+        if isinstance(inputs, list | tuple):
+            return type(layer).call(layer, inputs, mask=mask)
         batch, time = inputs.shape[:2]
-        found = inner(tf.reshape(inputs, [batch * time, *inputs.shape[2:]]))
+        marks = {}
+        if mask is not None and len(mask.shape) > 2 and "mask" in inspect.signature(type(inner).call).parameters:
+            marks = {"mask": tf.reshape(mask, [batch * time, *mask.shape[2:]])}  # to each step its own
+        found = inner(tf.reshape(inputs, [batch * time, *inputs.shape[2:]]), **marks)
         return tf.nest.map_structure(lambda each: tf.reshape(each, [batch, time, *each.shape[1:]]), found)
 
     return call
