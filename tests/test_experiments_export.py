@@ -259,6 +259,28 @@ def test_what_goes_wrong_leaves_what_was_there(tmp_path: Path) -> None:
     assert [one.name for one in out.iterdir()] == ["old"]
 
 
+def test_what_cannot_be_moved_away_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a disk of its own within the folder."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a", "b", "lost+found"):
+        (out / name).write_text("old")
+    rename = Path.rename
+
+    def held(one: Path, to: Path) -> Path:
+        if one.name == "b":
+            raise OSError(16, "Device or resource busy", str(one))
+        return rename(one, to)
+
+    monkeypatch.setattr(Path, "rename", held)
+    with pytest.raises(InputError, match=r"b cannot be moved out of the way \(Device or resource busy\)"):
+        landed(out, overwrite=True)
+    assert {one.name: one.read_text() for one in out.iterdir()} == dict.fromkeys(("a", "b", "lost+found"), "old")
+    monkeypatch.undo()
+    landed(out, overwrite=True)
+    assert sorted(one.name for one in out.iterdir()) == ["lost+found", "model"]
+
+
 def test_nothing_that_is_needed_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     (out / "home").mkdir(parents=True)

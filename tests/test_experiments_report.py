@@ -104,7 +104,8 @@ def test_a_container_leaves_less_than_the_machine_has(tmp_path, cpu, memory, exp
     for folder, name, text in (
         (tmp_path / "fs", "cpu.max", cpu),
         (tmp_path / "fs", "memory.max", memory),
-        (tmp_path / "fs", "memory.current", "100"),
+        (tmp_path / "fs", "memory.current", "400"),
+        (tmp_path / "fs", "memory.stat", "anon 100\ninactive_file 200\nactive_file 100"),  # given back when needed
         (group, "memory.max", "max"),
     ):
         (folder / name).write_text(f"{text}\n")
