@@ -52,12 +52,12 @@ def measured(models: Sequence[Path], device: str, conditions: Conditions, **open
         check_model(path)
     tool, needed = named_device(device), {key: value for key, value in opening.items() if value}
     if needed and not isinstance(tool, Local):
-        raise InputError(f"--device {device}: opens no Keras files, so that {' and '.join(needed)} mean nothing to it")
-    results = (
-        tool.compare([Candidate(path, **needed) for path in models], conditions)
-        if isinstance(tool, Local)
-        else tool.measure(models, conditions)
-    )
+        options = " and ".join(f"--{key.replace('_', '-')}" for key in needed)
+        raise InputError(
+            f"{options}: --device {device} opens no Keras files; leave it out, or measure on --device local"
+        )
+    opened = [Candidate(path, **needed) for path in models]
+    results = tool.compare(opened, conditions) if isinstance(tool, Local) else tool.measure(models, conditions)
     figures = [result for result in results if isinstance(result, Measurement)]
     failures = [result.reason for result in results if isinstance(result, MeasureFailure)]
     if not figures:

@@ -39,20 +39,14 @@ def publish(home: Path, history: History) -> str:
 
 def sync_study(home: Path, study: str) -> None:
     """`brisk sync`. Raises InputError for a rehearsal, StudyError where there is no study or no MLflow."""
-    history = to_be_shown(home, study)
+    history = read(home, study)
+    if history.plan.rehearsal:
+        raise InputError(f"{study}: its figures are invented, and MLflow holds none; take a study without --rehearse")
     if reason := publish(home, history):
         raise StudyError(
             f"MLflow at {history.plan.tracking or home} was not brought up to date: {reason}; mend that and sync again"
         )
     click.echo(f"MLflow shows all {len(history.outcomes)} trials of {study}; `brisk ui {study}` opens it")
-
-
-def to_be_shown(home: Path, study: str) -> History:
-    """A study that MLflow may hold. Raises InputError for a rehearsal, StudyError where there is no such study."""
-    history = read(home, study)
-    if history.plan.rehearsal:
-        raise InputError(f"{study}: its figures are invented, and MLflow holds none; take a study without --rehearse")
-    return history
 
 
 def register(home: Path, history: History, trial: Key, model: Path, signature: Signature) -> str:

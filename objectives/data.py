@@ -21,6 +21,7 @@ from spaces.signature import Signature
 
 Array = NDArray[Any]
 Parts = dict[str, Sequences]
+ARRAYS = ("x", "y", "lengths", "mask")  # that a source may give, for each part if it comes split
 CONSTANT = 1e-6  # a feature that varies by less than this share of its size is constant in float32
 
 
@@ -82,10 +83,6 @@ def loaded(bench: Bench) -> Dataset:
 @functools.lru_cache(maxsize=1)
 def _loaded(task: TaskSpec, seed: int, root: str) -> Dataset:
     return load(task, seed=seed, root=root)
-
-
-ARRAYS = ("x", "y", "lengths", "mask")
-"""What a source may give, for each part if it comes split."""
 
 
 def load(task: TaskSpec, *, seed: int, root: str) -> Dataset:

@@ -19,6 +19,7 @@ SITTINGS = ("untrained", "measure")
 """Those that measure."""
 
 NOT_YET = "not measured again yet"
+"""Why a figure is of the search, beside others of the end."""
 
 SETTLED = "settled"
 """In place of bounds: once the hypervolume does not grow any more (`search.growth`)."""

@@ -118,5 +118,5 @@ def test_a_keras_file_may_need_a_length_and_code_of_the_users(tmp_path: Path, mo
     assert "failed" not in row
     with pytest.raises(ModelError, match="give --time-steps"):
         measured([path], "local", short, custom=("measured_layers:Twice",))
-    with pytest.raises(InputError, match="--device fake: opens no Keras files, so that time_steps"):
+    with pytest.raises(InputError, match="--time-steps: --device fake opens no Keras files; leave it out"):
         measured([path], "fake", short, time_steps=5)

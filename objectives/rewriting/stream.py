@@ -16,7 +16,7 @@ from objectives.deployment.interpreter import Session
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.rewriting.examples import Examples
 from objectives.rewriting.tried import EXACT, STREAMED, Request, Tried
-from objectives.rewriting.work import compared, dropped, kept, opened, questions_of
+from objectives.rewriting.work import compared, dropped, has_time, kept, opened, questions_of, steps_of
 from spaces.errors import ModelError
 from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, Port
@@ -39,10 +39,9 @@ def stream(request: dict[str, Any], frames: int) -> dict[str, Any]:
     states = kept_states(loaded)
     inputs, outputs, labels = ({name: x[:ROWS] for name, x in group.items()} for group in kept(folder))
     questions = questions_of(asked, Examples(inputs, labels, ""), outputs)
-    free = [port.name for port in loaded.inputs if len(port.shape) > 1 and port.shape[1] is None]
-    whole = fixed(loaded, asked.batch, asked.time_steps or (inputs[free[0]].shape[1] if free else None))
-    timed = [port.name for port in whole if _has_time(port, loaded)]
-    time = next(int(port.shape[1] or 1) for port in whole if port.name in (free or timed))
+    whole = fixed(loaded, asked.batch, steps_of(loaded, asked, inputs))
+    timed = [port.name for port in whole if has_time(port, loaded)]
+    time = next(int(port.shape[1] or 1) for port in whole if port.name in timed)
     if frames > time:
         raise ModelError(f"the sequences have {time} time steps; give as many or fewer")
     ports = [replace(port, shape=_shortened(port, frames)) if port.name in timed else port for port in whole]
@@ -83,15 +82,6 @@ def stream(request: dict[str, Any], frames: int) -> dict[str, Any]:
         "outputs": list(loaded.outputs),
         "rows": [to_json(row) for row in rows],
     }
-
-
-def _has_time(port: Port, loaded: Loaded) -> bool:
-    """Whether an input's second axis is time: it is free in some input, else those of rank 3 and of tokens have it."""
-    declared = {each.name: each.shape for each in loaded.inputs}
-    if any(len(shape) > 1 and shape[1] is None for shape in declared.values()):
-        shape = declared[port.name]
-        return len(shape) > 1 and shape[1] is None
-    return len(port.shape) > 2 or "int" in port.dtype
 
 
 def _shortened(port: Port, frames: int) -> tuple[int | None, ...]:

@@ -50,11 +50,8 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     examples = of_the_user(asked, loaded) if asked.data else None
     steps = asked.time_steps or (_length(loaded, examples) if examples else None)
     ports = fixed(loaded, asked.batch, steps)
-    free = [
-        made for made, port in zip(ports, loaded.inputs, strict=True) if len(port.shape) > 1 and port.shape[1] is None
-    ]
-    length = next((port.shape[1] for port in (*free, *filter(_of_features, ports), *filter(_of_tokens, ports))), 1)
-    if asked.time_steps and not free and asked.time_steps != length:
+    length = next((port.shape[1] for port in ports if has_time(port, loaded)), 1)
+    if asked.time_steps and asked.time_steps != length:
         raise ModelError(
             f"--time-steps {asked.time_steps}: {asked.model} takes sequences of {length} steps and no others; leave "
             "the option out, or save the model with its length free"
@@ -89,12 +86,13 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_features(port: Port) -> bool:
-    return len(port.shape) > 2
-
-
-def _of_tokens(port: Port) -> bool:
-    return len(port.shape) == 2 and "int" in port.dtype
+def has_time(port: Port, loaded: Loaded) -> bool:
+    """Whether an input's second axis is time: it is free in some input, else those of rank 3 and of tokens have it."""
+    declared = {each.name: each.shape for each in loaded.inputs}
+    if any(len(shape) > 1 and shape[1] is None for shape in declared.values()):
+        shape = declared[port.name]
+        return len(shape) > 1 and shape[1] is None
+    return len(port.shape) > 2 or (len(port.shape) == 2 and "int" in port.dtype)
 
 
 def make(request: dict[str, Any], way: dict[str, Any], emit: Emit) -> None:
@@ -103,7 +101,7 @@ def make(request: dict[str, Any], way: dict[str, Any], emit: Emit) -> None:
     loaded = opened(asked)
     inputs, outputs, labels = kept(Path(asked.folder))
     questions = questions_of(asked, Examples(inputs, labels, ""), outputs)
-    ports = fixed(loaded, asked.batch, _steps(loaded, asked, inputs))
+    ports = fixed(loaded, asked.batch, steps_of(loaded, asked, inputs))
     form = Form(how.lowering, how.steps, how.stacked, how.projection)
     floats: bytes | None = None
     for bits in how.bits:
@@ -154,7 +152,7 @@ def save_model(request: dict[str, Any], folder: str) -> None:
     asked = from_json(Request, request)
     loaded = opened(asked)
     inputs, _, _ = kept(Path(asked.folder))
-    save(loaded, fixed(loaded, asked.batch, _steps(loaded, asked, inputs)), Path(folder))
+    save(loaded, fixed(loaded, asked.batch, steps_of(loaded, asked, inputs)), Path(folder))
 
 
 def prove(request: dict[str, Any], file: str) -> dict[str, Any]:
@@ -215,7 +213,8 @@ def _length(loaded: Loaded, examples: Examples) -> int | None:
     )
 
 
-def _steps(loaded: Loaded, asked: Request, inputs: dict[str, Array]) -> int | None:
+def steps_of(loaded: Loaded, asked: Request, inputs: dict[str, Array]) -> int | None:
+    """The length asked for, else the data's, for the inputs that leave it free."""
     return asked.time_steps or _length(loaded, Examples(inputs, {}, ""))
 
 

@@ -193,7 +193,7 @@ class _Runs:
         return {
             "models": [
                 {**asdict(each), "index": index, "path": str(each.path.absolute()), "kind": each.kind,
-                 "batch": self.conditions.batch, "root": os.getcwd()}
+                 "batch": self.conditions.batch, "root": os.getcwd() if each.custom else ""}
                 for index, each in chosen
             ],
             "cores": self.cores,
