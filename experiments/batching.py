@@ -11,7 +11,7 @@ from search.batches import conditions, curve, forms
 from search.history import History
 from search.isolate import CallFailed, Child, ChildDied
 from search.summary import summarise
-from spaces.errors import CandidateError
+from spaces.errors import CandidateError, DeviceError
 from spaces.genotype import Genotype
 from spaces.record import digest, from_json, to_json
 
@@ -32,8 +32,10 @@ def curve_for(history: History, bench: Bench, name: int | str, outcome: Outcome,
     sha256 = outcome.artifact.sha256 if outcome.artifact else ""
     key = digest(sha256, to_json(under.conditions), under.device, [to_json(genotype) for genotype in asked])
     if (kept := cache.record("batches", key)) is None:
-        kept = {"outcomes": [to_json(found) for found in _measured(under, asked, child)]}
-        cache.keep_record("batches", key, kept)
+        found = _measured(under, asked, child)
+        kept = {"outcomes": [to_json(each) for each in found]}
+        if all(each.measurement for each in found):  # what failed may have met a bad moment
+            cache.keep_record("batches", key, kept)
     return curve(name, [from_json(Outcome, plain) for plain in kept["outcomes"]], history.plan.bench.bounds)
 
 
@@ -52,7 +54,7 @@ def _measured(bench: Bench, asked: list[Genotype], child: Child) -> list[Outcome
     reason = ""
     try:
         child.call("objectives.judge:evaluate", arguments, timeout_s=TIMEOUT_S, on_event=hear)
-    except (ChildDied, CallFailed, CandidateError) as error:
+    except (ChildDied, CallFailed, CandidateError, DeviceError) as error:
         reason = str(error)
     lost = {form: Outcome(one, "failed", stage=stage[0], reason=reason) for form, one in enumerate(asked)}
     return [found.get(form, lost[form]) for form in range(len(asked))]

@@ -120,6 +120,12 @@ model = Interpreter("model.tflite", num_threads=1)
 model.allocate_tensors()
 call = model.get_signature_runner("serving_default")
 y = call(x=x)["y"]  # x: {dtype} {shape}""",
+    "stateful": """from ai_edge_litert.interpreter import Interpreter
+model = Interpreter("model.tflite", num_threads=1)
+model.allocate_tensors()
+call = model.get_signature_runner("serving_default")
+model.reset_all_variables()  # before each call: its state would live on
+y = call(x=x)["y"]  # x: {dtype} {shape}""",
     "savedmodel": """import tensorflow as tf
 model = tf.saved_model.load("saved_model")
 call = model.signatures["serving_default"]
@@ -146,6 +152,7 @@ def readme(card: dict[str, Any]) -> str:
     quality, latency = card["quality"], card["latency_ms"]
     shape = "[" + ", ".join("batch" if size is None else str(size) for size in card["input"]["shape"]) + "]"
     kind = "keras3" if card.get("keras", "").startswith("3") else card["format"]
+    kind = "stateful" if kind == "tflite" and card["artifact"].get("keeps_state") else kind
     call = CALLS[kind].format(dtype=card["input"]["dtype"], shape=shape, name=plain_name(card["study"]))
     score = f"{quality['metric']} {quality['test']:.4f} +- {quality['test_stderr']:.4f} on the test part"
     compared = card["verification"]

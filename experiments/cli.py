@@ -182,7 +182,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences a call.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--scenario", default="burst", show_default=True, help="burst, or paced:10ms for a call every 10 ms.")
-@click.option("--time-steps", type=click.IntRange(min=1), help="Where a Keras file's length is free.")
+@click.option("--time-steps", type=click.IntRange(min=1), help="Where a file leaves its length free.")
 @click.option("--custom", multiple=True, metavar="MODULE:NAME", help="A layer of yours that a Keras file needs.")
 @click.option("--unsafe", is_flag=True, help="Let a Keras file run Python code that it holds, as Lambda layers do.")
 @json_option

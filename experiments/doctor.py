@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import json
 import os
 import platform
 import re
@@ -18,11 +17,13 @@ from typing import Any
 
 import psutil
 
+from experiments.report import Speaker, console
+from experiments.show import print_json
 from objectives.latency import timing
 from objectives.latency.devices import DEVICES, device
 from objectives.latency.devices.local import REFERENCE, Candidate, Local, processor
 from objectives.outcome import Conditions, MeasureFailure, Measurement
-from spaces.errors import BriskError
+from spaces.errors import BriskError, DeviceError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("spaces", "objectives", "search", "experiments")
@@ -36,7 +37,10 @@ Compare = Callable[[Sequence[Candidate], Conditions], list[Measurement | Measure
 def doctor(*, as_json: bool = False) -> dict[str, Any]:
     """Examine, print and return the report."""
     report = examine()
-    print(json.dumps(report) if as_json else render(report))
+    if as_json:
+        print_json(report)
+    else:
+        Speaker(console())(render(report), whole=True)
     return report
 
 
@@ -127,7 +131,11 @@ def devices() -> list[dict[str, Any]]:
 
 def self_check(compare: Compare) -> dict[str, Any]:
     """The reference model under two names, which must tie, and run twice a call, which must take twice as long."""
-    results = compare([Candidate(REFERENCE), Candidate(REFERENCE), Candidate(REFERENCE, twice=True)], Conditions())
+    three = [Candidate(REFERENCE), Candidate(REFERENCE), Candidate(REFERENCE, twice=True)]
+    try:
+        results = compare(three, Conditions())
+    except DeviceError as error:
+        return {"ok": False, "why": str(error)}
     failed = [result.reason for result in results if isinstance(result, MeasureFailure)]
     if failed:
         return {"ok": False, "why": failed[0]}

@@ -163,9 +163,10 @@ def export(
             f"give --to tflite, and use {file.path} itself for the rest"
         )
     root = Path(bench.root)
+    files = {"data": bench.task.data, "file of targets": bench.task.targets, "unlabelled data": bench.task.unlabelled}
     needed: dict[str, Path | None] = {
         "the home": Path(bench.home),
-        "the data": root / bench.task.data if (root / bench.task.data).is_file() else None,
+        **{f"the {what}": root / name for what, name in files.items() if name and (root / name).is_file()},
         "the model": root / bench.model.path if bench.model else None,
         "the folder of the spec": root if bench.root else None,
     }

@@ -20,11 +20,11 @@ from experiments.progress import Progress
 from experiments.publish import publish, shows, sink
 from experiments.report import console, write
 from experiments.show import print_json
-from experiments.spec import STAGE_TIMEOUT_S, Objectives, Spec, read
+from experiments.spec import Objectives, Spec, read
 from experiments.table import Place, duration_s
 from objectives.bench import Bench
 from objectives.outcome import Outcome
-from search.budget import STAGES, Limits
+from search.budget import STAGE_TIMEOUT_S, STAGES, Limits
 from search.drive import drive, shares
 from search.history import History
 from search.lock import disk_trouble_told
@@ -68,7 +68,7 @@ def launch(
     limits = limits_of(spec, trials=trials, timeout=timeout, workers=workers, stop_when=stop_when)
     plan = spec.plan(str(usable(home)))
     check_threads(plan.bench, limits.workers)
-    study_name = name or spec.study.name + (REHEARSAL if rehearse else "")
+    study_name = (name or spec.study.name) + (REHEARSAL if rehearse else "")
     if rehearse:
         plan = replace(plan, evaluator="objectives.rehearsal")
     with (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.report import NOISY, Speaker, console
+from experiments.show import print_json
 from objectives.latency import timing
 from objectives.latency.devices import device as named_device
 from objectives.latency.devices.local import Candidate, Local
@@ -37,7 +37,7 @@ def measure_models(
     """
     report = measured(models, device, Conditions(scenario=scenario, threads=threads, batch=batch), **opening)
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
     else:
         _print(report)
     return report
@@ -51,12 +51,15 @@ def measured(models: Sequence[Path], device: str, conditions: Conditions, **open
     for path in models:
         check_model(path)
     tool, needed = named_device(device), {key: value for key, value in opening.items() if value}
+    options = " and ".join(f"--{key.replace('_', '-')}" for key in needed)
     if needed and not isinstance(tool, Local):
-        options = " and ".join(f"--{key.replace('_', '-')}" for key in needed)
         raise InputError(
             f"{options}: --device {device} opens no Keras files; leave it out, or measure on --device local"
         )
     opened = [Candidate(path, **needed) for path in models]
+    may_need = {"keras", "tflite"} if needed.keys() == {"time_steps"} else {"keras"}
+    if needed and not any(each.kind in may_need for each in opened):
+        raise InputError(f"{options}: of use to none of these files; leave it out")
     results = tool.compare(opened, conditions) if isinstance(tool, Local) else tool.measure(models, conditions)
     figures = [result for result in results if isinstance(result, Measurement)]
     failures = [result.reason for result in results if isinstance(result, MeasureFailure)]

@@ -119,9 +119,12 @@ def _search_problems(spec: Spec) -> Iterator[tuple[str, str]]:
 def _sitting_problems(spec: Spec) -> Iterator[tuple[str, str]]:
     """A sitting ends with the process that is at work when its own time is up."""
     sitting_s, limit = spec.objectives.conditions.timeout_s, spec.search.stage_timeout_s
-    named = {"": limit} if not isinstance(limit, dict) else {f".{stage}": limit.get(stage) for stage in budget.SITTINGS}
+    if isinstance(limit, dict):
+        named = {f".{stage}": limit.get(stage, budget.STAGE_TIMEOUT_S) for stage in budget.SITTINGS}
+    else:
+        named = {"": limit}
     for stage, seconds in named.items():
-        if seconds is not None and seconds < 2 * sitting_s:
+        if seconds < 2 * sitting_s:
             yield (
                 f"search.stage_timeout{stage}",
                 f"got {seconds:g} s, but a measurement may take twice objectives.latency.timeout, {sitting_s:g} s; "

@@ -11,7 +11,7 @@ import click
 from objectives.outcome import Outcome
 from search.history import History, read
 from search.ledger import Key
-from search.summary import summarise
+from search.summary import searched_corner, summarise, task_of
 from search.tracking import Projection, home_store, project
 from spaces.errors import InputError, StudyError
 from spaces.signature import Signature
@@ -20,7 +20,7 @@ from spaces.signature import Signature
 def sink(home: Path, history: History) -> Callable[[], Projection]:
     """What opens the study in MLflow."""
     uri, artifacts = store(home, history.plan.tracking)
-    return lambda: Projection(uri, artifacts, history.name, summarise(history)["task"], history.id)
+    return lambda: Projection(uri, artifacts, history.name, task_of(history), history.id)
 
 
 def publish(home: Path, history: History) -> str:
@@ -31,7 +31,8 @@ def publish(home: Path, history: History) -> str:
 
         with tempfile.TemporaryDirectory(prefix="brisk-") as folder:
             files = drawings(summary, list(history.candidates.items()), Path(folder), history)
-        project(*store(home, history.plan.tracking), history.name, summary, shown(history), files, history.id)
+        searched = searched_corner(history), list(history.candidates.items())
+        project(*store(home, history.plan.tracking), history.name, summary, shown(history), files, history.id, searched)
     except Exception as error:  # whatever MLflow or a drawing raises: the study is complete without it
         return f"{type(error).__name__}: {error}".splitlines()[0][:300]
     return ""
@@ -53,7 +54,7 @@ def register(home: Path, history: History, trial: Key, model: Path, signature: S
     """Make a candidate's .tflite the newest version of the study's registered model; says so, or why it could not."""
     uri, artifacts = store(home, history.plan.tracking)
     try:
-        projection = Projection(uri, artifacts, history.name, summarise(history)["task"], history.id)
+        projection = Projection(uri, artifacts, history.name, task_of(history), history.id)
         version = projection.register(trial, model, signature, name=history.name, aliases=["exported"])
     except Exception as error:  # the export is complete without it
         return f"It was not registered with MLflow: {type(error).__name__}: {error}".splitlines()[0][:300]

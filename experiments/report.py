@@ -282,6 +282,9 @@ def footnotes(summary: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -
     lines += [f"{UNSURE} of the search: {why}" for why in sorted(reasons)]
     if any("→" in bits(point) for point in points):
         lines.append("→ the bit width asked for became the one after the arrow")
+    stateful = [str(point["trial"]) for point in points if point["artifact"].get("keeps_state")]
+    if stateful:
+        lines.append(f"{', '.join(stateful)}: keeps its state from call to call, reset it before each")
     if points and all(point["quality"].get("test") is None for point in points):
         lines.append("quality on validation data; the test part is read once, at the end of the study")
     return lines

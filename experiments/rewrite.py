@@ -6,7 +6,6 @@ was at. Then they end, everything is measured while nothing else runs, and the f
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from experiments.attempts import Say
 from experiments.landing import landing
 from experiments.measure import check_model
 from experiments.rewritten import card_of, readme, waiting, write
-from experiments.show import print_json
+from experiments.show import json_text, print_json
 from objectives.latency.devices import device as named_device
 from objectives.latency.devices.local import Candidate, Local
 from objectives.latency.timing import period_s
@@ -27,7 +26,7 @@ from objectives.outcome import Conditions, MeasureFailure, Measurement
 from objectives.presets import PRESETS
 from objectives.rewriting.tried import Request, Tried, Way, ways
 from objectives.sources import READERS
-from spaces.errors import DataError, InputError, ModelError, VerificationError, nearest
+from spaces.errors import DataError, InputError, ModelError, SpecError, nearest
 from spaces.record import from_json
 
 LADDER_S = 6.0  # twice what the calls of TensorFlow's own runtimes may take
@@ -66,7 +65,7 @@ def rewrite_model(wish: Wish, *, out: Path, overwrite: bool, as_json: bool) -> d
     with landing(out, overwrite, needed) as folder, tempfile.TemporaryDirectory(prefix="brisk-rewrite-") as shared:
         with waiting() as say:
             report = _rewritten(wish, folder, Path(shared), say)
-        (folder / "rewrite.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / "rewrite.json").write_text(json_text(report, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(readme(report), encoding="utf-8")
     report["out"] = str(out)
     if as_json:
@@ -96,7 +95,10 @@ def _check(wish: Wish) -> None:
     device = named_device(wish.device)
     device.measure([], _conditions(wish, wish.batches[0]))  # what cannot be had is refused before the work begins
     if wish.streaming is not None:
-        period_s(f"paced:{wish.period}")
+        try:
+            period_s(f"paced:{wish.period}")
+        except SpecError:
+            raise InputError(f"--period {wish.period}: give milliseconds, up to 10000ms, as in 10ms") from None
 
 
 def _conditions(wish: Wish, batch: int) -> Conditions:
@@ -111,7 +113,7 @@ def _rewritten(wish: Wish, folder: Path, shared: Path, say: Say) -> dict[str, An
         facts = attempts.look(*both, first)
         if wish.data and not facts["judged"]:
             raise InputError(
-                f"--time-steps {wish.time_steps[0]}: the data have another length, so that no drop can be measured; "
+                f"--time-steps {first.time_steps}: the data have another length, so that no drop can be measured; "
                 "name the data's own length first, or leave the option out"
             )
         if wish.streaming is not None:
@@ -129,10 +131,9 @@ def _rewritten(wish: Wish, folder: Path, shared: Path, say: Say) -> dict[str, An
     parts = []
     for request, its_facts, its_rows in sets:
         lossy = allowed if request is not first else None
-        part = _judged(wish, request, its_facts, its_rows, lossy, say)
         name = f"model-b{request.batch}-t{its_facts['time_steps']}.tflite" if others else "model.tflite"
-        shutil.copyfile(Path(request.folder) / part["chosen_file"], folder / name)
-        parts.append(part | {"file": name, "proof": _proved(wish, request, folder / name, part, its_facts)})
+        part = _chosen(wish, request, its_facts, its_rows, lossy, folder / name, say)
+        parts.append(part | {"file": name})
     report = card_of(wish, facts, parts)
     report["ladder"] = verdict.ladder(_ladder(wish, first, facts, rows, shared, say), parts[0])
     if stream:
@@ -167,10 +168,12 @@ def _narrowed(every: Sequence[Way], allowed: set[str]) -> list[Way]:
     return [way for way in kept if way.bits]
 
 
-def _judged(
-    wish: Wish, request: Request, facts: dict[str, Any], rows: list[Tried], lossy: set[str] | None, say: Say
+def _chosen(
+    wish: Wish, request: Request, facts: dict[str, Any], rows: list[Tried], lossy: set[str] | None, file: Path, say: Say
 ) -> dict[str, Any]:
-    """One batch and length: every file measured shortly, those that matter at length, and one chosen."""
+    """One batch and length: every file measured shortly, those that matter at length, and one chosen, written to
+    `file`, and proved there.
+    """
     conditions = _conditions(wish, request.batch)
     folder = Path(request.folder)
     files = list(dict.fromkeys(row.file for row in rows if row.file))
@@ -184,8 +187,15 @@ def _judged(
     finalists = verdict.finalists(rows, usable, figures, FINALISTS)
     say(f"measuring the fastest {len(finalists)} at length")
     exact = dict(zip(finalists, _figures(wish, [folder / name for name in finalists], conditions), strict=True))
-    figures |= {name: each for name, each in exact.items() if isinstance(each, Measurement)}
-    return verdict.decided(rows, usable, figures, set(exact), facts, request.batch)
+    final = {name: each for name, each in exact.items() if isinstance(each, Measurement)}
+
+    def prove(part: dict[str, Any]) -> dict[str, Any]:
+        say(f"proving {part['chosen']}")
+        shutil.copyfile(folder / part["chosen_file"], file)
+        seconds = facts["all_rows"] * part["forms"][0]["latency_ms"]["median"] / request.batch / 1000
+        return attempts.prove(request, file, seconds)
+
+    return verdict.proved(rows, usable, figures | final, set(final), facts, request.batch, wish.max_drop, prove)
 
 
 def _figures(wish: Wish, paths: list[Path], conditions: Conditions) -> list[Measurement | MeasureFailure]:
@@ -204,7 +214,8 @@ def _ladder(
     say("measuring TensorFlow's own runtimes")
     named: list[tuple[str, Candidate]] = []
     if facts["family"] != "SavedModel" and not wish.model.is_dir():
-        own = Candidate(wish.model, time_steps=facts["time_steps"], custom=wish.custom, unsafe=wish.unsafe)
+        steps = {port["name"]: port["shape"][1] for port in facts["inputs"] if len(port["shape"]) > 1}
+        own = Candidate(wish.model, time_steps=steps, custom=wish.custom, unsafe=wish.unsafe)
         named += [(label, replace(own, how=how)) for how, label in RUNGS.items()]
     saved = wish.model if facts["family"] == "SavedModel" else shared / "saved_model"
     named.append(("SavedModel signature", Candidate(saved)))
@@ -216,19 +227,6 @@ def _ladder(
     conditions = replace(_conditions(wish, request.batch), min_processes=1, max_processes=1, timeout_s=LADDER_S)
     found = Local().compare([candidate for _, candidate in named], conditions)
     return [(label, figure) for (label, _), figure in zip(named, found, strict=True)]
-
-
-def _proved(wish: Wish, request: Request, file: Path, part: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """What the written file does on every row; VerificationError where that is worse than was allowed."""
-    median_ms = part["forms"][0]["latency_ms"]["median"]
-    found = attempts.prove(request, file, facts["all_rows"] * median_ms / request.batch / 1000)
-    if found["drop"] is not None and found["drop"] > wish.max_drop:
-        raise VerificationError(
-            f"{part['chosen']} dropped by {found['drop']:+.4f} on all {found['rows']} rows, over --max-drop "
-            f"{wish.max_drop:g}, though it kept within it on the {facts['rows']} it was judged by; allow a little more "
-            "or less, and try again"
-        )
-    return found
 
 
 def _streaming(

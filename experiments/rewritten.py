@@ -196,10 +196,13 @@ def _ladder(rungs: Sequence[Mapping[str, Any]], say: Speaker) -> Table:
     drawn.add_column("where the time goes: this model in", overflow="fold")
     drawn.add_column("ms a call", justify="right", no_wrap=True)
     drawn.add_column("the chosen form is faster by", justify="right")
+    chosen = rungs[-1]["latency_ms"]
     for rung in rungs:
         measured = rung["latency_ms"]
         median = number(measured["median"]) if measured and "median" in measured else "failed"
-        say.row(drawn, [rung["runtime"], median, times(rung["chosen_is_faster"])])
+        own = measured and measured.get("batch", chosen["batch"]) != chosen["batch"]
+        name = f"{rung['runtime']}, {measured['batch']} sequences" if own else rung["runtime"]
+        say.row(drawn, [name, median, times(rung["chosen_is_faster"])])
     return drawn
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from experiments.report import console, write, write_point
-from search.front import pick
+from experiments.report import Speaker, console, write, write_point
+from search.front import RULES, bounded, pick
 from search.history import read
 from search.lock import driven
 from search.summary import summarise
@@ -47,8 +49,27 @@ def pick_point(home: Path, study: str, rule: str, *, as_json: bool) -> None:
         print_json(point)
     else:
         write_point(summary, point, console())
+        quality = point["quality"]
+        chosen_by = set() if rule in RULES else {"drop", "validation", quality["metric"]} & {*bounded(rule)}
+        if chosen_by and quality["test"] is not None:
+            drop = f", drop {point['drop']:+.4f}" if "drop" in chosen_by else ""
+            figures = f"{quality['metric']} {quality['validation']:.4f}{drop}"
+            Speaker(console())(f"The rule chooses by the validation part: {figures} there; above is the test part.")
 
 
 def print_json(document: Any) -> None:
     """One JSON document on one line of standard output."""
-    click.echo(json.dumps(document))
+    click.echo(json_text(document))
+
+
+def json_text(document: Any, indent: int | None = None) -> str:
+    """As JSON has no NaN and no infinity, null stands for them."""
+    return json.dumps(_finite(document), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,6 +17,7 @@ from objectives.model_file import ModelFile, code, layers_of, sha256_of
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Conditions
 from objectives.sources import importable
+from search.budget import STAGE_TIMEOUT_S
 from search.history import Plan
 from spaces.catalog import CELLS
 from spaces.errors import SpecError, nearest
@@ -25,7 +26,7 @@ from spaces.hyperspace import KEYS
 from spaces.space import Space
 
 PRESETS = Path(__file__).parent / "presets"
-STAGE_TIMEOUT_S = 600.0  # for a stage that the spec does not limit
+TAUGHT = (0.0, 0.5)  # what is searched of `training.distillation` where the baseline teaches and nothing else is said
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,11 @@ def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
     """
     path = presets().get(path_or_preset, Path(path_or_preset))
     shipped = path_or_preset in presets()
+    if path.is_dir() or path.suffix in (".keras", ".h5", ".hdf5", ".tflite"):
+        raise SpecError(
+            f"{path_or_preset}: is no spec, which is a .toml file or a preset ({', '.join(presets())}); for a trained "
+            f"model there is `brisk rewrite {path_or_preset} --out DIR`, and in a spec `[baseline] model`"
+        )
     if not path.is_file():
         raise SpecError(
             f"{path_or_preset}: there is no such file and no such preset; {nearest(path_or_preset, presets())}"
@@ -218,6 +224,8 @@ def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: is not TOML: {error}; strings need quotes, tables stand in [brackets]") from error
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     place = Place(path.name if shipped else str(path), sets=tuple(override(tables, item) for item in sets))
     _refuse(tables, place)
     tables.setdefault("objectives", {})
@@ -227,6 +235,9 @@ def read(path_or_preset: str, sets: Sequence[str] = ()) -> Spec:
         study=dataclasses.replace(spec.study, name=spec.study.name or _named_after(path)),
         root=str(Path.cwd() if shipped else path.parent.resolve()),
     )
+    teaches = spec.baseline is not None and spec.baseline.teacher and not spec.space.hypermodel
+    if teaches and "distillation" not in tables.get("training", {}):
+        spec = dataclasses.replace(spec, training=dataclasses.replace(spec.training, distillation=TAUGHT))
     for key, problem in problems(spec):
         raise place.at(key).error(problem)
     importable(spec.root)

@@ -34,9 +34,12 @@ def serve(
     """Serve until Ctrl-C.
 
     A study that is kept on a tracking server has its page there: it is named, and nothing is started. Raises StudyError
-    where MLflow has nothing of the study or cannot be read, the port is taken, or the server does not start.
+    where the study is a rehearsal, MLflow has nothing of it or cannot be read, the port is taken, or the server does
+    not start.
     """
     history = read(home, study)
+    if history.plan.rehearsal:
+        raise StudyError(f"{study}: its figures are invented, and MLflow holds none; see `brisk show {study}`")
     tracking = history.plan.tracking
     uri, artifacts = store(home, tracking)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from objectives.latency.timing import tie_tolerance
@@ -94,6 +94,30 @@ def decided(
     }
 
 
+def proved(
+    rows: Sequence[Tried],
+    said: Mapping[str, str],
+    figures: Figures,
+    final: set[str],
+    facts: Mapping[str, Any],
+    batch: int,
+    max_drop: float,
+    prove: Callable[[dict[str, Any]], dict[str, Any]],
+) -> dict[str, Any]:
+    """`decided`, and what `prove` found of the chosen form on every row, its "proof".
+
+    A form that drops more there than on the rows all were judged by is out, unless it is exact, and the next is chosen.
+    """
+    said = dict(said)
+    while True:
+        part = decided(rows, said, figures, final, facts, batch)
+        proof = prove(part)
+        if part["forms"][0]["exact"] or proof["drop"] is None or proof["drop"] <= max_drop:
+            return part | {"proof": proof}
+        why = f"too lossy: drops by {proof['drop']:.4f} on all {proof['rows']} rows, over the {max_drop:g} allowed"
+        said |= {row.name: why for row in rows if row.file == part["chosen_file"]}
+
+
 def _usual(rows: Sequence[Tried], figures: Figures) -> Tried | None:
     """What people export today, which the others are held against: the model's own Keras, dynamic range, else float."""
     stock = [row for row in rows if row.stock and isinstance(figures.get(row.file), Measurement)]
@@ -175,11 +199,16 @@ def ladder(found: Sequence[tuple[str, Any]], part: Mapping[str, Any]) -> list[di
         for entry in stock
     ]
     rungs.append({"runtime": f"brisk: {chosen['name']}", "latency_ms": chosen["latency_ms"]})
-    least = chosen["latency_ms"]["median"]
+    least = _a_sequence(chosen["latency_ms"])
     for rung in rungs:
         measured = rung["latency_ms"]
-        rung["chosen_is_faster"] = measured["median"] / least if measured and "median" in measured else None
+        rung["chosen_is_faster"] = _a_sequence(measured) / least if measured and "median" in measured else None
     return rungs
+
+
+def _a_sequence(measured: Mapping[str, Any]) -> float:
+    """Milliseconds: a model of a fixed batch runs at that in its own Keras, whatever batch the forms have."""
+    return float(measured["median"]) / int(measured["batch"])
 
 
 def _sort_key(entry: Mapping[str, Any]) -> float:

@@ -19,4 +19,5 @@ class Artifact:
     realised_bits: dict[str, int]
     exporter: str  # for instance "brisk loop, 4 steps an iteration" or "Keras 3, static batch, TFLite dynamic range"
     format: str = "tflite"
+    keeps_state: bool = False  # from call to call, unless its caller resets it before each
     compressed_bytes: int = 0  # of the file packed with zlib, as it travels: what zeros among the weights save

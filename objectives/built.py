@@ -81,6 +81,7 @@ class Built(Foreign):
         cache.keep_arrays("built", key, weights)
         cache.keep_record("built", key, self.history)
         rungs.done()
+        self.trained_as = key
 
     def recall(self) -> bool:
         """Take the trained weights that the cache has, if it has them."""
@@ -112,6 +113,7 @@ class Built(Foreign):
             return False
         trainee.model.set_weights(list(arrays.values()))
         self.history = history | {"learned": learned_at(history, self._asked_at)}
+        self.trained_as = key
         return True
 
     @property

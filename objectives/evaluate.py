@@ -34,11 +34,12 @@ from pydantic import ValidationError
 from objectives.artifact import Artifact
 from objectives.bench import Ask, Bench, Emit
 from objectives.data import loaded
+from objectives.deployment.graph import keeps_state
 from objectives.deployment.interpreter import predict
 from objectives.deployment.pour import narrowed
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.group import Group
-from objectives.latency.devices import device
+from objectives.latency.devices import device, measured_on
 from objectives.model_file import answered, fed
 from objectives.objective import costs_of, over_bound
 from objectives.origin import origin_of
@@ -59,6 +60,9 @@ LONG_MS = 2.0
 
 LITTLE = 0.5  # of the time that a group has taken: a training that ends within so much more is not stopped
 
+KEEPS = "keeps its state from call to call: its caller must reset it before each"
+"""What is said of the fused LSTM of Keras 2's own converter."""
+
 MAKERS = ("tensorflow", "keras", "ai-edge-quantizer", "ai-edge-litert", "brisk-rnn")
 """What a file and its answers depend on beside weights and form."""
 
@@ -73,13 +77,12 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
     what each form may come to at best, as an Outcome}, and is told of each whether it need not be deployed.
     """
     group = Group(from_json(Bench, bench), [from_json(Genotype, plain) for plain in genotypes], emit, ask)
+    with group.stage("load"):  # which is alike for all candidates: what fails there is the driver's affair
+        group.data = loaded(group.bench)
+        group.origin = origin_of(group.bench, group.data, group.forms[0])
+    looking = "look" not in group.bench.without
     try:
-        with group.stage("load"):
-            group.data = loaded(group.bench)
-            group.origin = origin_of(group.bench, group.data, group.forms[0])
-        bounded = any(name != "quality" for name in group.bench.bounds)
-        looking = "look" not in group.bench.without
-        if group.origin.trains and (looking or bounded):
+        if group.origin.trains and looking:
             _look(group)
         if group.open:
             with group.stage("train"):
@@ -87,7 +90,8 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
             if looking and "deploy" not in group.bench.without:
                 _spare_the_beaten(group)
             group.each(_deploy)
-            group.looks = group.looks if looking else {}
+            if group.origin.trains and not looking:
+                _look_at_last(group)
             _measure(group)
     except Stopped as stopped:
         for form in tuple(group.open):
@@ -117,6 +121,14 @@ def _look(group: Group) -> None:
                 group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
         else:
             group.settle(form, "failed", stage="untrained", reason=measurement.reason)
+
+
+def _look_at_last(group: Group) -> None:
+    """The same short sitting, of trained files: all that is switched off is its coming first."""
+    with group.stage("measure"):
+        measured = _sitting(group, group.open, "measure", replace(group.bench.conditions, **SHORT))
+    found = zip(group.open, measured, strict=True)
+    group.looks = {form: figure for form, figure in found if isinstance(figure, Measurement)}
 
 
 def _lower_untrained(group: Group, form: int) -> None:
@@ -220,7 +232,8 @@ def _kept_artifact(group: Group, asked: Deployment, content: bytes, stage: str, 
     sha256 = group.cache.keep_artifact(content, lasting=not looked)
     packed = len(zlib.compress(content))
     made = group.origin.exporter(asked)
-    artifact = Artifact(sha256, len(content), asked.batch, bits, made, compressed_bytes=packed)
+    keeps = asked.lowering == "keras" and keeps_state(content)  # brisk's own graphs never do
+    artifact = Artifact(sha256, len(content), asked.batch, bits, made, keeps_state=keeps, compressed_bytes=packed)
     if looked and group.origin.blueprint:
         group.cache.keep_record("looked", _look_key(group, asked), to_json(artifact), lasting=False)
     return artifact
@@ -359,7 +372,9 @@ def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32], signa
     """Raise CandidateError where a float form's outputs are not the Keras model's, in units of the targets' spread."""
     spread = np.asarray(signature.target_std or 1.0, dtype=np.float32)
     worst = float(np.max(np.abs(output - oracle) / spread))
-    allowed = PARITY * max(1.0, float(np.max(np.abs(oracle) / spread)))
+    centred = np.abs(oracle - np.asarray(signature.target_mean or 0.0, dtype=np.float32))
+    rounding = 4 * float(np.finfo(np.float32).eps * np.max(np.abs(oracle) / spread))  # of values far from 0
+    allowed = PARITY * max(1.0, float(np.max(centred / spread))) + rounding
     if not worst <= allowed:
         raise CandidateError("parity", f"the lowered form differs from Keras by {worst:.3g}; {allowed:.1g} is allowed")
 
@@ -371,6 +386,8 @@ def _notes(genotype: Genotype, artifact: Artifact, history: dict[str, Any], *, q
         realised = artifact.realised_bits.get(role)
         if realised is not None and realised != bits:
             notes.append(f"asked for {bits} bits in the {role} matrices, the file has {realised}")
+    if artifact.keeps_state:
+        notes.append(KEEPS)
     if genotype.training.sparsity:
         notes.append(f"realised sparsity {history['realised_sparsity']:.3f}")
     return tuple(notes)
@@ -382,7 +399,7 @@ def _sitting(
     """Measure the forms' artifacts in one sitting; a figure of the same bytes, device and conditions is reused.
 
     The event that it begins says with "quiet" whether others should stand still meanwhile; of what is looked at for
-    the first time nobody knows yet that it is long.
+    the first time nobody knows yet that it is long. Raises DeviceError where nothing can be measured.
     """
     tool = device(group.bench.device)
     fingerprint = tool.fingerprint(conditions)
@@ -394,7 +411,9 @@ def _sitting(
     paths = list(missing.values())
     long = any(look.median_ms > LONG_MS for look in group.looks.values())
     quiet = {"stage": stage, "quiet": conditions.threads > 1 or long}
-    figures = tool.measure(paths, conditions, emit=lambda event: group.emit({**event, **quiet})) if paths else []
+    figures: list[Measurement | MeasureFailure] = []
+    if paths:
+        figures = measured_on(group.bench.device, paths, conditions, emit=lambda event: group.emit({**event, **quiet}))
     group.emit({"event": "stage", "stage": stage, "form": None, "detail": "measured"})  # others may go on
     fresh = dict(zip(missing, figures, strict=True))
     for key, measurement in fresh.items():

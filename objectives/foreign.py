@@ -30,7 +30,8 @@ class Foreign(ABC):
     """What `objectives.origin.Origin` asks of a model that is there; where it comes from is the subclasses' affair."""
 
     remedy: str  # where the stock converter refuses it
-    blueprint = trained_as = ""
+    blueprint = ""
+    trained_as = ""
 
     def __init__(self, data: Dataset, file: ModelFile) -> None:
         self.history: dict[str, Any] = {}
@@ -101,7 +102,8 @@ def check_input(loaded: Loaded, data: Dataset, where: str, remedy: str) -> None:
             f"{where}: takes sequences of shape {wanted}, but the data have {given} ({_meaning(data.signature)}); "
             f"{remedy}"
         )
-    words = min((layer.input_dim for layer in loaded.layers if type(layer).__name__ == "Embedding"), default=None)
+    # The largest table: one of positions knows as many as there are steps.
+    words = max((layer.input_dim for layer in loaded.layers if type(layer).__name__ == "Embedding"), default=None)
     if words is not None and data.signature.vocabulary and data.signature.vocabulary > words:
         raise ModelError(
             f"{where}: its embedding knows tokens below {words}, but the data go up to "

@@ -111,7 +111,7 @@ def _table(path: Path, task: TaskSpec, root: str) -> Arrays:
     features = [str(n) for n in table.columns if n not in ("sequence", "step", "split") and n not in labels]
     _check_table(path, table, labels, features, task.kind)
     if "step" in table:
-        table = table.sort_values("step", kind="stable")
+        table = table.iloc[np.argsort(_moments(path, table["step"]), kind="stable")]
     if "split" not in table:
         return _sequences(table, labels, features, task.kind)
     return {
@@ -125,6 +125,8 @@ def _check_table(path: Path, table: pd.DataFrame, labels: list[str], features: l
     import pandas as pd
 
     found = f"the columns are {', '.join(map(str, table.columns))}"
+    if table.empty:
+        raise DataError(f"{path}: has no rows; {found}")
     labelled = bool(labels) or kind == UNLABELLED
     if "sequence" not in table or not labelled or not features:
         lacking = "'sequence'" if "sequence" not in table else "'label'" if not labelled else "feature"
@@ -138,7 +140,10 @@ def _check_table(path: Path, table: pd.DataFrame, labels: list[str], features: l
             "(index=False leaves it out); take it out, or give it a name if it is a feature"
         )
     if len(labels) > 1 and kind != "regression":
-        raise DataError(f"{path}: has {len(labels)} label columns, {', '.join(labels)}; a {kind} task takes one")
+        raise DataError(
+            f"{path}: has {len(labels)} label columns, {', '.join(labels)}; a {kind} task takes one, and a regression "
+            "task several"
+        )
     if "token" in features and len(features) > 1:
         raise DataError(f"{path}: has a token column and features beside it; keep one or the other; {found}")
     for name in table.columns:
@@ -154,7 +159,10 @@ def _check_table(path: Path, table: pd.DataFrame, labels: list[str], features: l
     for name in (name for name in once if name in table):
         kinds = table.groupby("sequence")[name].nunique()
         if (kinds > 1).any():
-            raise DataError(f"{path}: {name!r} varies within sequence {str(kinds.idxmax())!r}; give it one value")
+            perhaps = ", or make it a tagging task, which has a label for each step" if name in labels else ""
+            raise DataError(
+                f"{path}: {name!r} varies within sequence {str(kinds.idxmax())!r}; give it one value{perhaps}"
+            )
     if "split" in table and (odd := set(table["split"]) - set(PARTS)):
         raise DataError(f"{path}: column 'split' holds {sorted(map(str, odd))}; the parts are {', '.join(PARTS)}")
     if "step" in table and (twice := table.duplicated(["sequence", "step"])).any():
@@ -173,6 +181,21 @@ def _sequences(table: pd.DataFrame, labels: list[str], features: list[str], kind
     return {"x": np.split(x, starts[1:]), "y": np.split(y, starts[1:]) if kind == "tagging" else y[starts]}
 
 
+def _moments(path: Path, steps: pd.Series[Any]) -> Any:
+    """What orders the rows: text would put step 10 before step 9."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(steps) or pd.api.types.is_datetime64_any_dtype(steps):
+        return steps.to_numpy()
+    try:
+        return pd.to_datetime(steps, format="ISO8601", utc=True).to_numpy()
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{path}: column 'step' holds text, for instance {str(steps.iloc[0])!r}; give numbers, or times such as "
+            "2026-01-31T09:59:00, or leave the column out where the rows stand in order"
+        ) from None
+
+
 def _numbers(values: Any) -> Any:
     """Columns of several kinds of numbers, as whether something is so beside how much, are objects till then."""
     return values.astype(np.float64) if values.dtype == object else values
@@ -183,20 +206,20 @@ def _called(place: str, key: str = "task.data") -> Arrays:
     module, _, name = place.partition(":")
     try:
         imported = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"{key}: got {place!r}, but importing {module} failed with {_told(error)}") from error
     if not callable(function := getattr(imported, name, None)):
         raise DataError(f"{key}: got {place!r}, but module {module} has no function {name!r}")
     try:
         arrays = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's `sys.exit` is not ours
         raise DataError(f"{key}: {place} failed with {_told(error)}") from error
     if not isinstance(arrays, Mapping):
         raise DataError(f"{key}: {place} gave {type(arrays).__name__}; it must return a dict of arrays, x and y")
     return dict(arrays)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 

@@ -15,6 +15,8 @@ from spaces.errors import InputError, NothingFeasible
 STAGES = ("load", "lower", "quantize", "untrained", "train", "quality", "measure")
 """What a group goes through (`objectives.evaluate`); "untrained" is the look before training."""
 
+STAGE_TIMEOUT_S = 600.0  # of a stage that the spec does not limit
+
 SITTINGS = ("untrained", "measure")
 """Those that measure."""
 

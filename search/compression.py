@@ -293,9 +293,7 @@ def _one_sided(found: list[Pair]) -> bool:
     up = sum(median(each) > 0 for each in changes.values())
     down = sum(median(each) < 0 for each in changes.values())
     count, fewer = up + down, min(up, down)
-    tail, term = 0, 1  # whole numbers: of a thousand models they are too large for a float
-    for k in range(fewer + 1):
-        tail, term = tail + term, term * (count - k) // (k + 1)
+    tail = sum(math.comb(count, k) for k in range(fewer + 1))  # of a thousand models too large for a float
     return Fraction(2 * tail, 2**count) <= SURE
 
 

@@ -26,9 +26,9 @@ from search.finish import finish
 from search.health import guessing
 from search.isolate import CallFailed, Child, ChildDied, Event, waits
 from search.lane import BEGINNING, Abandoned, Lane, News, Work
-from search.study import Group, SpaceExhausted, Study, named_at_work
+from search.study import PATIENCE, STRUCK, Group, SpaceExhausted, Study, named_at_work
 from search.summary import batches_left
-from spaces.errors import BriskError, CandidateError, InputError, StudyError, disk_trouble
+from spaces.errors import BriskError, CandidateError, DeviceError, InputError, StudyError, disk_trouble
 from spaces.genotype import Genotype
 from spaces.record import from_json, to_json
 
@@ -42,7 +42,8 @@ LATER = "later"
 
 SELDOM = 4  # times what it took to hold the study against `stop_when`, till it is done again
 TRIES = 2  # of a group whose worker is killed
-UNREADY = 3  # times in a row that a worker may end before it tells of any stage
+UNREADY = 3  # times in a row that a worker may come to nothing before it has done anything for a candidate
+UNBEGUN = (BEGINNING, "load")  # stages at which it has not
 AHEAD = 2  # groups that a lane has been given, at times one more: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
 NEWS_S = 0.5  # how long to wait for news before looking at the clock
@@ -168,6 +169,10 @@ class _Driver:
         genotype, kept = self._study.plan.baseline, self._study.baseline
         if genotype is None or (kept and kept.state == "complete"):
             return
+        if self._study.strikes("baseline", genotype) >= PATIENCE:
+            raise StudyError(
+                f"the baseline is not tried again, for {STRUCK}; another --name tries it once more, or leave it out"
+            )
         unbounded = to_json(replace(self._study.bench, bounds={}))
         lane = self._lanes[0]
         self._begin(lane, Work(("baseline",), (genotype,), unbounded))
@@ -399,7 +404,6 @@ class _Driver:
     def _hear(self, lane: Lane, work: Work, news: News) -> None:
         event = news.what
         if event["event"] == "stage":
-            lane.unready = 0
             begun = event["stage"], event.get("form")
             work.since = work.since if begun == (work.stage, work.form) else news.at  # else it tells how far it is
             work.stage, work.form = begun
@@ -415,9 +419,9 @@ class _Driver:
     def _bury(self, lane: Lane, work: Work, error: BaseException) -> None:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again. A worker
         that died of what they shared is no fault of theirs, unless it happens again. Raises StudyError where workers
-        cannot even begin, which is no fault of candidates at all.
+        cannot even begin, or a device measure nothing, which is no fault of candidates at all.
         """
-        if not isinstance(error, BriskError) or isinstance(error, InputError):
+        if not isinstance(error, BriskError) or (isinstance(error, InputError) and not isinstance(error, DeviceError)):
             raise error
         if isinstance(error, Abandoned):
             self._end(lane)
@@ -429,10 +433,10 @@ class _Driver:
         lost: set[Any] = {work.form} & work.open if isinstance(error, ChildDied) else set()
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
         how = error.kind if isinstance(error, ChildDied) else ""
-        # Models that the worker keeps fill memory too, and a SIGKILL comes from elsewhere.
-        for form in lost if how != "memory" and "SIGKILL" not in reason else ():
+        # A limit may be too short, models that the worker keeps fill memory too, and a SIGKILL comes from elsewhere.
+        for form in lost if how == "crashed" and "SIGKILL" not in reason else ():
             self._study.died(work.genotypes[form], work.stage, reason)
-        begun = work.stage != BEGINNING
+        begun = work.stage not in UNBEGUN and not isinstance(error, DeviceError)
         if not begun:
             self._count_unready(lane, reason)
         if lost or (begun and not (how in ("crashed", "memory") and work.tried < TRIES)):
@@ -449,8 +453,8 @@ class _Driver:
         lane.unready += 1
         if lane.unready == UNREADY:
             raise StudyError(
-                f"a worker cannot begin its work: {reason}; its log in {self._study.home / 'logs'} may say why, and "
-                "fewer --workers need less memory. Everything finished is kept, the same command goes on"
+                f"no candidate can be evaluated: {reason}; the worker's log in {self._study.home / 'logs'} may tell, "
+                "and fewer --workers need less memory. Everything finished is kept, the same command goes on"
             )
 
     def _fail(self, lane: Lane, work: Work, forms: set[Any], reason: str) -> None:
@@ -462,6 +466,7 @@ class _Driver:
     def _settle(self, lane: Lane, work: Work, form: int, outcome: Outcome) -> None:
         if form not in work.open:
             return
+        lane.unready = 0
         work.open.remove(form)
         name = work.names[form]
         if isinstance(name, int):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from objectives.cache import Cache
-from objectives.latency.devices import device
+from objectives.latency.devices import measured_on
 from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
 from search.budget import Limits
 from search.isolate import CallFailed, Child, ChildDied, Event
@@ -22,7 +22,7 @@ from search.study import Study
 from search.summary import front_of
 from search.twins import wanted
 from search.worth import near_the_front
-from spaces.errors import CandidateError
+from spaces.errors import CandidateError, DeviceError
 from spaces.record import from_json, to_json
 
 MORE_PROCESSES = 4  # than a sitting of the search may have
@@ -37,9 +37,10 @@ Measured = Sequence[Measurement | MeasureFailure]
 def finish(study: Study, child: Child, on_event: Callable[[Event], None], limits: Limits) -> float:
     """Keep the final figures of the front, its twins and the baseline; gives the seconds spent measuring.
 
-    `child` reads the test part; one that dies of it is replaced once. What cannot be had is told as {"event":
-    "warning", "text"}, and the figures of the search stay; an outcome with a `reason` has its measurement of the search
-    still, one whose file was damaged all of its figures. Nothing is done where no trial was told since the last time.
+    `child` reads the test part; one that dies of it is replaced once, and then the model is looked for that it dies of.
+    What cannot be had is told as {"event": "warning", "text"}, and the figures of the search stay; an outcome with a
+    `reason` has its measurement of the search still, one whose file was damaged, or cannot be run on the test part, all
+    of its figures. Nothing is done where no trial was told since the last time.
     """
     history = study.history()
     best = front_of(history)
@@ -58,7 +59,12 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None], limits
         on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
         return 0.0
     qualities = dict(zip(found, tested["quality"], strict=True))
-    finals = {name: _unmeasured(outcome, DAMAGED) for name, outcome in found.items() if not qualities[name]}
+    deaths: list[str] = tested.get("deaths") or [DAMAGED] * len(found)
+    finals = {
+        name: _unmeasured(outcome, why)
+        for (name, outcome), why in zip(found.items(), deaths, strict=True)
+        if not qualities[name]
+    }
     found = {name: outcome for name, outcome in found.items() if qualities[name]}
     on_event({"event": "stage", "stage": "measure", "form": None, "detail": f"the front again, {len(found)} models"})
     started = time.monotonic()
@@ -83,6 +89,15 @@ def _unmeasured(outcome: Outcome, why: str) -> Outcome:
 def _tested(
     study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None], limits: Limits
 ) -> dict[str, Any]:
+    """What `final` of the evaluator gives. Where its worker dies of a model, twice, each half is tried by itself, down
+    to the one model, which has no quality then, and a word in "deaths". Raises ChildDied where it comes to none.
+    """
+    stages: list[str] = []
+
+    def hear(event: Event) -> None:
+        stages.extend([event["stage"]] if event["event"] == "stage" else [])
+        on_event(event)
+
     arguments = {
         "bench": to_json(study.bench),
         "genotypes": [to_json(outcome.genotype) for outcome in found],
@@ -94,13 +109,24 @@ def _tested(
         function,
         arguments,
         timeout_s=limits.group_timeout_s and limits.group_timeout_s * (1 + len(found)),
-        on_event=on_event,
+        on_event=hear,
         stage_timeouts=limits.stage_timeouts,
         stage_memory_bytes=limits.stage_memory_bytes,
     )
     with suppress(ChildDied):
         return ask()
-    return ask()
+    try:
+        return ask()
+    except ChildDied as death:
+        if not stages:
+            raise
+        if len(found) == 1:
+            return {"quality": [None], "deaths": [f"the worker that ran it on the test part {death.reason}"]}
+    half = len(found) // 2
+    parts = [_tested(study, some, child, on_event, limits) for some in (found[:half], found[half:])]
+    for part in parts:
+        part.setdefault("deaths", [DAMAGED] * len(part["quality"]))
+    return {key: [one for part in parts for one in part.get(key, ())] for key in parts[0] | parts[1]}
 
 
 def _measured(
@@ -120,4 +146,8 @@ def _measured(
     )
     cache = Cache(study.plan.bench.home)
     paths = [cache.artifact(outcome.artifact.sha256) for outcome in found if outcome.artifact]
-    return device(study.plan.bench.device).measure(paths, conditions, emit=on_event)
+    try:
+        return measured_on(study.plan.bench.device, paths, conditions, emit=on_event)
+    except DeviceError as error:
+        on_event({"event": "warning", "text": f"the front is not measured again: {error}"})
+        return [MeasureFailure(str(error)) for _ in paths]

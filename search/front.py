@@ -182,6 +182,8 @@ def _parsed(text: str, points: Sequence[Point], named: Sequence[str] = RULES) ->
     metrics = {point["quality"]["metric"] for point in points} or {task.metric for task in TASKS.values()}
     known = [*_READ, *sorted(metrics)]
     parts = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*(\S+)\s*", text)
+    if parts is None and text.strip() in named:
+        raise InputError(f"{text.strip()!r} stands alone: bounds choose the fastest point that keeps within them")
     if parts is None:
         raise InputError(
             f"the rule {text!r} is none: give {''.join(f'{name}, ' for name in named)}{'or ' if named else ''}"

@@ -79,6 +79,7 @@ class Child:
         self._closed = False
         self._log_from = 0  # where in the log the running call began
         self._standing = False
+        self._quiet = False  # it is to stand still, though there may be no process yet
 
     @property
     def pid(self) -> int | None:
@@ -155,7 +156,8 @@ class Child:
 
     def _signal(self, number: signal.Signals) -> None:
         with self._starting:
-            self._standing = number == signal.SIGSTOP and self._process is not None
+            self._quiet = number == signal.SIGSTOP
+            self._standing = self._quiet and self._process is not None
             if self._process:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number)
@@ -183,6 +185,9 @@ class Child:
                     )
                     try:
                         self._process = begun.result()
+                        if self._quiet:  # it begins in another's quiet window, as one that died there does
+                            os.killpg(self._process.pid, signal.SIGSTOP)
+                            self._standing = True
                     except OSError as error:
                         raise errors.StudyError(
                             f"a worker process cannot be started ({error}); give it memory, or leave to start "

@@ -72,7 +72,7 @@ SAMPLERS: dict[str, Make] = {
 
 
 def named(name: str) -> Make:
-    """The maker of a sampler: a row of SAMPLERS, or "module:factory", called with a seed.
+    """The maker of a sampler: a row of SAMPLERS, or "module:factory", called with seed=number.
 
     Raises SpecError where the name is unknown, or what the sampler needs is not installed.
     """
@@ -85,11 +85,20 @@ def named(name: str) -> Make:
         return SAMPLERS[name]
     if ":" not in name:
         raise SpecError(f'search.sampler: got {name!r}; {nearest(name, SAMPLERS)}, or give "module:factory"')
-    module, _, factory = name.partition(":")
+    module, _, attribute = name.partition(":")
     try:
-        return cast(Make, getattr(importlib.import_module(module), factory))
-    except (ImportError, AttributeError) as error:
-        raise SpecError(f"search.sampler: {name!r} cannot be imported: {error}") from error
+        factory = getattr(importlib.import_module(module), attribute)
+        made = factory(seed=0)
+    except Exception as error:  # whatever the user's code raises
+        raise SpecError(
+            f"search.sampler: {name!r} cannot be had: {type(error).__name__}: {error}; it must be importable, and give "
+            "one of Optuna's samplers when it is called with seed=0"
+        ) from error
+    if not isinstance(made, BaseSampler):
+        raise SpecError(
+            f"search.sampler: {name!r} gives a {type(made).__name__}, called with seed=0, and none of Optuna's samplers"
+        )
+    return lambda seed: cast(BaseSampler, factory(seed=seed))
 
 
 class SeededSampler(BaseSampler):

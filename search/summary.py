@@ -50,7 +50,7 @@ def summarise(study: History | Kept) -> dict[str, Any]:
     costs = [_costs(history, latest(history, number)) for number in numbers]
     found = {
         "study": history.name,
-        "task": to_json(history.plan.bench.task) | dict(history.prepared.get("summary", {})),
+        "task": task_of(history),
         "objectives": list(history.plan.objectives),
         "bounds": history.plan.bench.bounds,
         "counts": history.counts,
@@ -72,6 +72,11 @@ def summarise(study: History | Kept) -> dict[str, Any]:
     }
     checks = health(history, found, searched_corner(history))
     return found | {"health": checks, "advice": advice(history, found, checks)}
+
+
+def task_of(history: History) -> dict[str, Any]:
+    """The task as the spec has it, and what is known of its data."""
+    return to_json(history.plan.bench.task) | dict(history.prepared.get("summary", {}))
 
 
 def front_of(history: History, *, final: bool = False) -> list[int | str]:
@@ -319,6 +324,7 @@ def point_of(history: History, name: int | str, others: Sequence[int | str] = ()
             "sha256": artifact.sha256,
             "realised_bits": artifact.realised_bits,
             "exporter": artifact.exporter,
+            "keeps_state": artifact.keeps_state,
         },
         "costs": costs,
         "intervals": {objective: _interval(history, objective, outcome) for objective in costs},

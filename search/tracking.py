@@ -278,16 +278,19 @@ def project(
     outcomes: Sequence[tuple[Key, Outcome]],
     files: Mapping[str, str | bytes] | None = None,
     identity: str = "",
+    searched: tuple[Mapping[str, float], Sequence[tuple[Key, Outcome]]] | None = None,
 ) -> Projection:
     """Make the store show the study as it is now: what `brisk sync` does. Idempotent.
 
     `summary` is the JSON of `show`; `outcomes` every told trial, by number; `files` go on the parent run, beside
-    `front.json`. Raises whatever MLflow raises where the store cannot be reached.
+    `front.json`. The curves are of `searched`, where that is given: the corner and the outcomes as the search saw them,
+    for figures of the end are of another sitting. Raises whatever MLflow raises where the store cannot be reached.
     """
+    corner, told = searched or (summary.get("reference") or {}, outcomes)
     projection = Projection(uri, artifact_root, study, summary["task"], identity)
     for number, outcome in outcomes:
         projection.trial(number, outcome)
-    projection.front(summary, outcomes)
+    projection.front({**summary, "reference": corner}, told)
     projection.attach({"front.json": json.dumps(summary, indent=1), **(files or {})})
     projection.finished()
     return projection

@@ -75,8 +75,10 @@ def table(path: Path) -> list[Genotype]:
     """The points of a TOML file: [[point]] with the tables architecture, training, deployment of a candidate's JSON."""
     form = 'a table has [[point]] entries, as in architecture = { cell = "gru", units = 32 }'
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("point", [])
-        return [_point(entry) for entry in entries]
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        if odd := next((key for key in found if key != "point"), ""):
+            raise ValueError(f"{odd}: there is no such key")
+        return [_point(entry) for entry in found.get("point", [])]
     except (OSError, ValueError, TypeError, ValidationError) as error:
         why = f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else error
         raise SpecError(f"search.warm_start: {path} cannot be used: {why}; {form}") from None

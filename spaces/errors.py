@@ -5,6 +5,7 @@ BriskError
 │   ├── SpecError            a key or value of a spec
 │   ├── DataError            the arrays, their shapes, their values
 │   ├── ModelError           a model file or an artifact
+│   ├── DeviceError          where it is to be measured: nothing can be, whatever the model
 │   └── StudyError           a study or a home: absent, busy, or made for another space
 ├── NothingFeasible       3  the study ended and no candidate kept within the bounds
 ├── VerificationError     4  what was written does not do what the trained model does
@@ -57,6 +58,10 @@ class DataError(InputError):
 
 class ModelError(InputError):
     """A model file cannot be used as it is."""
+
+
+class DeviceError(InputError):
+    """A device can measure nothing now, whatever the model."""
 
 
 class StudyError(InputError):

@@ -343,6 +343,11 @@ def _range_problems(key: str, values: tuple[float, ...]) -> Iterator[str]:
         yield f"got {list(values)}, where low exceeds high; swap them"
     elif not lowest <= values[0] <= values[min(1, len(values) - 1)] <= highest:
         yield f"got {list(values)}; give {shape}"
+    elif len(values) == 3 and values[0] < values[1] < values[0] + values[2]:
+        yield (
+            f"got {list(values)}, whose third number is the step, and leaves {values[0]} alone; "
+            f"give {shape}: a range, not a list of choices"
+        )
 
 
 def _choose(trial: Trial, name: str, choices: Sequence[Any]) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from experiments import doctor
 from objectives.latency.devices.fake import Fake
 from objectives.outcome import Conditions, MeasureFailure, Measurement
+from spaces.errors import DeviceError
 
 
 def comparing(*medians_ms: float):
@@ -38,6 +39,14 @@ def test_a_reference_that_cannot_be_measured_is_a_problem(tmp_path: Path) -> Non
     assert not report["ok"]
     assert "the reference model could not be measured: died by SIGILL" in report["problems"]
     assert "died by SIGILL" in doctor.render(report)
+
+
+def test_a_machine_on_which_nothing_can_be_measured_is_a_problem(tmp_path: Path) -> None:
+    def refuse(*_: object) -> list[Measurement | MeasureFailure]:
+        raise DeviceError("nothing can be measured here: the meter cannot be started")
+
+    report = doctor.examine(tmp_path, refuse)
+    assert any("the meter cannot be started" in problem for problem in report["problems"])
 
 
 def test_other_packages_with_our_names_are_found(tmp_path: Path) -> None:

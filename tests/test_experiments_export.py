@@ -218,15 +218,19 @@ def test_ui_names_the_page_on_the_studys_own_server_and_starts_none(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    Study.start(tmp_path, "s", replace(plan(tmp_path), tracking=server)).close()
+    kept = replace(plan(tmp_path), tracking=server, evaluator="objectives.judge")
+    Study.start(tmp_path, "s", kept).close()
     monkeypatch.setattr(Tracking, "identity", read(tmp_path, "s").id)
     ui.serve(tmp_path, "s", open_browser=False, say=said.append)
     assert said[0].startswith(f"the front of s: {server}/#/experiments/3/runs?")
     assert len(said) == 2
     assert not (tmp_path / "mlflow-server.log").exists()
-    Study.start(tmp_path, "other", replace(plan(tmp_path), tracking=server)).close()
+    Study.start(tmp_path, "other", kept).close()
     with pytest.raises(StudyError, match="brisk sync other"):
         ui.serve(tmp_path, "other", open_browser=False)
+    Study.start(tmp_path, "tried-rehearsal", plan(tmp_path)).close()
+    with pytest.raises(StudyError, match="its figures are invented, and MLflow holds none; see `brisk show tried-re"):
+        ui.serve(tmp_path, "tried-rehearsal", open_browser=False)
 
 
 def landed(out: Path, overwrite: bool = False, **needed: Path) -> None:
@@ -292,6 +296,17 @@ def test_nothing_that_is_needed_is_overwritten(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match=r"not empty, and the folder that you are in is in it; name another one$"):
         landed(Path(), overwrite=True)
     assert (out / "home").is_dir()
+
+
+def test_labels_in_a_file_of_their_own_are_needed_too(tmp_path: Path) -> None:
+    """As every file that the spec names is."""
+    (labels := tmp_path / "labels").mkdir()
+    (labels / "y.npy").touch()
+    where = bench(tmp_path / "home", task=TaskSpec(data="x.npy", targets="labels/y.npy"), root=str(tmp_path))
+    with pytest.raises(InputError, match=r"not empty, and the file of targets is in it; name another one$"):
+        export(where, WAVES, outcome(1), point(1, outcome(1), outcome(0)), study="s", to="tflite", out=labels,
+               overwrite=True)  # fmt: skip
+    assert (labels / "y.npy").exists()
 
 
 def test_a_form_of_narrow_activations_has_no_stream(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_readmes_code_runs(out: Path) -> None:
         (["val.npz"], "must end in"),
         (["gestures.keras", "--batch", "0"], "give whole numbers from 1 up"),
         (["gestures.keras", "--device", "nowhere"], "device 'nowhere' is not known"),
-        (["gestures.keras", "--period", "soon", "--streaming"], "latency scenario 'paced:soon' is not known"),
+        (["gestures.keras", "--period", "soon", "--streaming"], "--period soon: give milliseconds, .* as in 10ms"),
         (["gestures.keras", "--custom", "nothing"], "write module:Name"),
         (["gestures.keras", "--scenario", "often", "--device", "local"], "scenario 'often' is not known"),
         (["gestures.keras", "--threads", "999", "--device", "local"], "threads = 999 must be at most the cores"),

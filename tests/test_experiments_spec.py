@@ -229,6 +229,11 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
             r"search\.stage_timeout\.measure: got 30 s, but a measurement may take twice",
         ),
         (
+            "[search]\nstage_timeout = { lower = '2m' }\n"
+            + TWO.replace("latency = {}", "latency = { timeout = '6m' }"),
+            r"search\.stage_timeout\.untrained: got 600 s, but .*, 360 s; give it 720 s or more",
+        ),
+        (
             "[search]\nstage_timeout = { train = 120 }\n" + TWO,
             r"search\.stage_timeout\.train: got 120; give a duration",
         ),
@@ -254,6 +259,10 @@ BASELINE = '[baseline]\narchitecture = { cell = "lstm", units = 8 }\n'
         ("[storage]\nmlflow = 'study.db'\n" + TWO, r"storage\.mlflow: got 'study\.db'; give a URL"),
         ("[space]\nbits = [32, 'rec9']\n" + TWO, r"space\.bits: got 'rec9'; did you mean 'rec"),
         ("[space]\nunits = [64, 8]\n" + TWO, r"space\.units: got \[64, 8\], where low exceeds high"),
+        (
+            "[space]\nunits = [32, 64, 128]\n" + TWO,
+            r"space\.units: got \[32, 64, 128\], whose third number is the step, and leaves 32 alone; .* a range, not",
+        ),
         ("[space]\nquantize_head = [true]\n" + TWO, r"space\.quantize_head: got \[True\]; give true or false"),
         # What does not fit together
         (
@@ -353,6 +362,21 @@ def test_a_model_file_that_cannot_be_the_baseline(tmp_path: Path, written: Any, 
     (tmp_path / "folder").mkdir()
     with pytest.raises(SpecError, match=words):
         written(f"[baseline]\n{table}\n" + TWO)
+
+
+def test_a_baseline_that_teaches_teaches_unless_it_is_told_how(written: Any) -> None:
+    taught = BASELINE + "teacher = true\n" + TWO
+    assert written(taught).training.distillation == (0.0, 0.5)
+    assert written(taught + "[training]\ndistillation = [0.0]\n").training.distillation == (0.0,)
+    assert written(taught, "training.distillation=[0.3]").training.distillation == (0.3,)
+    assert written(BASELINE + TWO).training.distillation == (0.0,)
+
+
+def test_what_is_no_spec_at_all_is_told_what_there_is_for_it(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    for name in ("m.keras", "m.h5", "saved"):
+        with pytest.raises(SpecError, match=rf"{name}: is no spec, .*`brisk rewrite .*{name} --out DIR`"):
+            read(str(tmp_path / name))
 
 
 def test_a_model_file_becomes_the_baseline_by_its_contents(tmp_path: Path, written: Any) -> None:

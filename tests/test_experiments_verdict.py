@@ -129,3 +129,26 @@ def test_the_ladder_says_how_much_faster_the_chosen_form_is_than_each_runtime() 
     assert named["model.predict"] == pytest.approx(400.0)
     assert named["tf.function"] is None
     assert named["Keras 3, TFLite dynamic range"] == pytest.approx(2.0)
+
+
+def test_a_form_that_drops_more_on_all_rows_gives_way_to_the_next() -> None:
+    rows = [STOCK, row("loop 4", error=0.1, drop=0.0), row("loop 8", error=1e-2, drop=0.001), row("loop 32")]
+    figures = {f"{each.name}.tflite": figure(ms) for each, ms in zip(rows, (0.2, 0.05, 0.1, 0.15), strict=True)}
+    said = verdict.usable(rows, figures, 0.005, False, None)
+    drops, asked = {"loop 4": 0.02, "loop 8": 0.006, "loop 32": 0.01}, []
+
+    def prove(part: dict) -> dict:
+        asked.append(part["chosen"])
+        return {"drop": drops[part["chosen"]], "rows": 9000}
+
+    report = verdict.proved(rows, said, figures, set(figures), FACTS, 1, 0.005, prove)
+    assert asked == ["loop 4", "loop 8", "loop 32"], "what is exact is never too lossy"
+    assert report["chosen"] == "loop 32"
+    assert report["proof"] == {"drop": 0.01, "rows": 9000}
+    assert reasons(report)["loop 4"] == "too lossy: drops by 0.0200 on all 9000 rows, over the 0.005 allowed"
+
+
+def test_a_runtime_that_takes_another_batch_is_compared_by_the_sequence() -> None:
+    report = decide([STOCK], {"Keras 3 8": 0.2})
+    rungs = verdict.ladder([("model.predict", replace(figure(64.0), batch=32))], report)
+    assert rungs[0]["chosen_is_faster"] == pytest.approx(10.0)

@@ -18,7 +18,7 @@ from objectives.group import Group
 from objectives.latency.devices.fake import Fake
 from objectives.latency.devices.local import REFERENCE
 from objectives.outcome import Conditions, MeasureFailure, Measurement, Outcome
-from spaces.errors import CandidateError, StudyError
+from spaces.errors import CandidateError, DeviceError, StudyError
 from spaces.genotype import Architecture, Deployment, Genotype, Training
 from spaces.record import from_json
 
@@ -91,6 +91,24 @@ class Picky(Fake):
         second = [path.read_bytes().endswith(b"22") for path in models]
         refused = MeasureFailure("died by SIGSEGV in open")
         return [refused if is_second else one for is_second, one in zip(second, found, strict=True)]
+
+
+class Unplugged(Fake):
+    """A device that is not there any more."""
+
+    def measure(self, models: Sequence[Path], *how: Any, **more: Any) -> list[Measurement | MeasureFailure]:
+        raise OSError("no such port")
+
+
+def test_a_device_that_is_gone_fails_no_form(group: Group) -> None:
+    group.bench = replace(group.bench, device=f"{__name__}:Unplugged")
+    content = REFERENCE.read_bytes()
+    group.origin = SimpleNamespace(  # type: ignore[assignment]
+        blueprint="", start=lambda: None, exporter=str, lower=lambda asked: content
+    )
+    with pytest.raises(DeviceError, match="Unplugged' can measure nothing now: OSError: no such port"):
+        _look(group)
+    assert group.open == [0, 1]
 
 
 def test_a_form_that_cannot_be_measured_is_not_trained_and_the_others_are(group: Group) -> None:

@@ -68,6 +68,15 @@ def test_a_table_holds_ragged_tokens_tags_text_and_splits(tmp_path: Path) -> Non
     assert found.signature.labels == ("n", "v")
 
 
+def test_steps_that_are_times_are_put_in_their_order(tmp_path: Path) -> None:
+    table = long_table(X, Y)
+    zones = ["+10:00", "+07:00", "+04:00", "+01:00", "-02:00"]  # so that the text falls as time goes on
+    times = table.assign(step=[f"2026-01-31T{20 - step}:59:00{zones[step]}" for step in table["step"]])
+    times.sort_values(["sequence", "step"]).to_csv(tmp_path / "times.csv", index=False)
+    table.to_csv(tmp_path / "steps.csv", index=False)
+    assert loaded(tmp_path, "times.csv").digest == loaded(tmp_path, "steps.csv").digest
+
+
 def test_a_table_may_have_several_targets(tmp_path: Path) -> None:
     table = long_table(X, Y * 1.0).rename(columns={"label": "label_a"})
     table["label_b"] = -table["label_a"]
@@ -103,9 +112,14 @@ def test_what_is_nowhere_is_said_in_words(tmp_path: Path) -> None:
 def test_a_function_that_fails_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "failing_data.py").write_text(
         "def make():\n    raise RuntimeError('disk on fire')\ndef text():\n    return 'x'\n"
+        "def quits():\n    raise SystemExit('no file')\n"
     )
     with pytest.raises(DataError, match=r"RuntimeError: disk on fire \(failing_data.py, line 2\)"):
         loaded(tmp_path, "failing_data:make")
+    with pytest.raises(
+        DataError, match=r"failing_data:quits failed with SystemExit: no file \(failing_data.py, line 6"
+    ):
+        loaded(tmp_path, "failing_data:quits")
     with pytest.raises(DataError, match="failing_data:text gave str; it must return a dict of arrays"):
         loaded(tmp_path, "failing_data:text")
     sys.path.remove(str(tmp_path.resolve()))
@@ -144,8 +158,10 @@ def having(column: str, place: Any, value: Any) -> pd.DataFrame:
         (long_table(X, Y)[["sequence", "step", "label"]], "has no feature column"),
         (having("f1", 7, np.nan), "column 'f1' is empty in 1 rows, first in data row 7"),
         (having("f1", 0, "high"), "column 'f1' holds text, for instance 'high'; give numbers"),
-        (having("label", 6, 9), "'label' varies within sequence '1'; give it one value"),
+        (having("label", 6, 9), "'label' varies within sequence '1'; give it one value, or make it a tagging task"),
         (having("step", 6, 0), "a step is given twice in sequence '1'"),
+        (having("step", 0, "t10"), "column 'step' holds text, for instance 't10'; give numbers, or times such as 2026"),
+        (long_table(X, Y)[:0], "has no rows; the columns are sequence, step"),
         (long_table(X, Y).assign(label_b=1), "has 2 label columns, label, label_b; a classification task takes one"),
         (long_table(X, Y).assign(token=1), "has a token column and features beside it"),
         (

@@ -21,7 +21,7 @@ from search.budget import Limits
 from search.drive import _Driver, drive, shares
 from search.isolate import CallFailed, Child, ChildDied
 from search.lane import Abandoned, Lane, Work
-from search.study import Study
+from search.study import PATIENCE, Study, named_at_work
 from search.summary import front_of, summarise
 from spaces.errors import InputError, StudyError
 from spaces.genotype import Deployment
@@ -122,28 +122,93 @@ def test_a_group_whose_worker_is_killed_is_tried_once_more(
 
 
 UNREADY = """
+import os, signal
 from objectives.rehearsal import final, prepare
+from spaces.errors import CandidateError, DeviceError
 
 def evaluate(bench, genotypes, emit, ask):
-    import no_such_module_of_brisk
+    emit({{"event": "stage", "stage": "load", "form": None, "detail": ""}})
+    {}
 """
+MEASURING = 'emit({"event": "stage", "stage": "untrained", "form": None, "detail": ""})\n    '
 
 
-def test_a_worker_that_cannot_begin_ends_the_run_and_costs_no_candidate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ("import no_such_module_of_brisk", "ModuleNotFoundError"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "died by signal 9"),
+        ("raise CandidateError('load', 'MemoryError: no message')", "MemoryError"),
+        (MEASURING + "raise DeviceError('the device can measure nothing now')", "the device can measure nothing now"),
+    ],
+)
+def test_what_is_no_candidates_fault_ends_the_run_and_costs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, told: str
 ) -> None:
-    (tmp_path / "unready.py").write_text(UNREADY)
+    (tmp_path / "unready.py").write_text(UNREADY.format(trouble))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with (
         Study.start(tmp_path, "s", replace(plan(tmp_path, baseline=None), evaluator="unready")) as study,
-        pytest.raises(
-            StudyError, match=r"a worker cannot begin its work: ModuleNotFoundError.*; its log in .*logs may"
-        ),
+        pytest.raises(StudyError, match=rf"no candidate can be evaluated: {told}.*; the worker's log in .*logs may"),
     ):
         drive(study, Limits(trials=8))
     found = history.read(tmp_path, "s")
     assert not found.outcomes
     assert found.running
+
+
+@pytest.mark.parametrize(("kind", "learnt"), [("crashed", True), ("timeout", False), ("memory", False)])
+def test_only_a_crash_teaches_that_its_kind_crashes(tmp_path: Path, kind: str, learnt: bool) -> None:
+    """A limit of time may be too short, for the training before it took most of it."""
+    with Study.start(tmp_path, "s", plan(tmp_path, baseline=None)) as study:
+        driver = _Driver(study, Limits(), lambda event: None, threading.Event())
+        try:
+            for twin in ("twin-1", "twin-2"):
+                work = Work((twin,), (BASELINE,), to_json(study.bench), stage="lower", form=0)
+                driver._lanes[0].works.append(work)
+                driver._bury(driver._lanes[0], work, ChildDied(kind, "came to its end"))
+        finally:
+            driver.stop("error")
+        assert bool(study._crashes.known(BASELINE)) == learnt
+
+
+def test_a_baseline_that_takes_the_machine_down_is_given_up(tmp_path: Path) -> None:
+    for _ in range(PATIENCE):
+        with Study.start(tmp_path, "s", plan(tmp_path)) as study:
+            study.keep_clock({}, [named_at_work("baseline", BASELINE)])
+    with (
+        Study.start(tmp_path, "s", plan(tmp_path)) as study,
+        pytest.raises(StudyError, match="the baseline is not tried again, for it was at work 5 times"),
+    ):
+        drive(study, Limits(trials=4))
+
+
+DEADLY = """
+import os, signal
+from objectives.rehearsal import evaluate, prepare
+from objectives.rehearsal import final as well
+
+def final(bench, genotypes, outcomes, emit):
+    emit({"event": "stage", "stage": "quality", "form": 0, "detail": "test"})
+    if any(each["deployment"]["bits"] == "8" for each in genotypes):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return well(bench, genotypes, outcomes, emit)
+"""
+
+
+def test_a_model_that_kills_whoever_tests_it_costs_no_other_its_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    space = Space(cell=("lstm", "mingru"), bits=("32", "8"), steps=(1,))
+    with Study.start(tmp_path, "s", replace(plan(tmp_path, baseline=None, space=space), evaluator="deadly")) as study:
+        drive(study, Limits(trials=4))
+    finals = history.read(tmp_path, "s").finals.values()
+    tested = {one.genotype.deployment.bits: (one.quality.test is not None, one.reason) for one in finals if one.quality}
+    assert tested["32"] == (True, "")
+    assert tested["8"][0] is False
+    assert "the worker that ran it on the test part died by signal 11" in tested["8"][1]
 
 
 def test_what_outgrew_its_memory_is_tried_once_more_for_others_filled_it_too(tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_rules(rule: str, trial: int) -> None:
         ("quickest", "knee, fastest, best"),
         ("latency<=1", "did you mean 'latency_ms'"),
         ("drop<0.1", "comma-separated bounds"),
+        ("fastest,drop<=0.1", "'fastest' stands alone: bounds choose the fastest point that keeps within them"),
         ("drop<=much", "give a number"),
         ("drop<=nan", "give a number"),
         ("test>=0.9", "not known yet"),

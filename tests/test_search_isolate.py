@@ -209,8 +209,11 @@ def test_a_stage_may_be_given_less_memory_than_the_others(child: Child) -> None:
 
 @pytest.mark.usefixtures("asking")
 def test_standing_still_is_not_timed(child: Child) -> None:
-    child.pause()  # of nothing
-    child.call("asking:stages", {"seconds": {}})
+    child.pause()  # of nothing yet: it begins standing still
+    threading.Timer(1.0, child.resume).start()
+    began = time.monotonic()
+    child.call("asking:stages", {"seconds": {}}, timeout_s=0.9)
+    assert time.monotonic() - began > 1.0
     began = time.monotonic()
     threading.Timer(0.2, child.pause).start()
     threading.Timer(2.5, child.resume).start()

@@ -108,13 +108,17 @@ def test_tpe_draws_as_if_copies_had_been_one() -> None:
 def test_unknown_names_and_absent_packages_are_said() -> None:
     with pytest.raises(SpecError, match=r"search.sampler: got 'tpes'; did you mean 'tpe'"):
         named("tpes")
-    with pytest.raises(SpecError, match="cannot be imported"):
+    with pytest.raises(SpecError, match="cannot be had: ModuleNotFoundError"):
         named("nowhere:make")
+    with pytest.raises(SpecError, match="'builtins:int' cannot be had: TypeError"):
+        named("builtins:int")
+    with pytest.raises(SpecError, match="'builtins:dict' gives a dict, called with seed=0"):
+        named("builtins:dict")
     if importlib.util.find_spec("torch") is None:
         with pytest.raises(SpecError, match="pip install torch"):
             named("gp")
 
 
 def test_a_factory_of_the_users_own() -> None:
-    made = named("optuna.samplers:RandomSampler")(3)
-    assert isinstance(made, optuna.samplers.RandomSampler)
+    for name in ("RandomSampler", "NSGAIISampler"):  # one that takes its seed by place, one that does not
+        assert isinstance(named(f"optuna.samplers:{name}")(3), getattr(optuna.samplers, name))

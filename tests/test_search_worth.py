@@ -352,6 +352,11 @@ def test_a_point_with_a_key_that_none_has_is_refused(tmp_path: Path) -> None:
         (tmp_path / "bad.toml").write_text(f"[[point]]\n{entry}\n")
         with pytest.raises(SpecError, match=rf"bad.toml cannot be used: {key}: there is no such key"):
             table(tmp_path / "bad.toml")
+    (tmp_path / "bad.toml").write_text('[[points]]\narchitecture = { cell = "gru", units = 16 }\n')
+    with pytest.raises(
+        SpecError, match=r"bad.toml cannot be used: points: there is no such key; a table has \[\[point"
+    ):
+        table(tmp_path / "bad.toml")
 
 
 def test_points_outside_the_space_are_told_and_studies_that_are_not_there_refused(tmp_path: Path) -> None:

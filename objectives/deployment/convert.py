@@ -24,8 +24,8 @@ from spaces.lowering.streaming import Kept, give, state_port, taken
 CALIBRATION_CALLS = 32
 
 
-def fixed(loaded: Loaded, batch: int, time_steps: int | None) -> tuple[Port, ...]:
-    """The inputs with every free size fixed: the first is the batch, the second time.
+def fixed(loaded: Loaded, batch: int, time_steps: int | Mapping[str, int] | None) -> tuple[Port, ...]:
+    """The inputs with every free size fixed: the first is the batch, the second time, for all or by the input's name.
 
     Raises ModelError where a size stays free: no length given, or free sizes beyond the second.
     """
@@ -33,12 +33,13 @@ def fixed(loaded: Loaded, batch: int, time_steps: int | None) -> tuple[Port, ...
     for port in loaded.inputs:
         shape = [batch, *port.shape[1:]]
         if len(shape) > 1 and shape[1] is None:
-            if time_steps is None:
+            steps = time_steps.get(port.name) if isinstance(time_steps, Mapping) else time_steps
+            if steps is None:
                 raise ModelError(
                     f"the input {port.name} takes sequences of any length, and a .tflite is made for one: give "
                     "--time-steps, or data whose length counts"
                 )
-            shape[1] = time_steps
+            shape[1] = steps
         if None in shape:
             raise ModelError(
                 f"the input {port.name} has the shape {list(port.shape)}: only the batch and the length may be free; "

@@ -13,7 +13,8 @@ from objectives.deployment.interpreter import read_graph, schema, write_graph
 def with_lookups(model: bytes) -> bytes:
     """The same model with rows of constant tables fetched by EMBEDDING_LOOKUP, which can read narrow tables.
 
-    A lookup takes a plain list of row numbers, so a RESHAPE goes before it and one after.
+    A lookup takes a plain list of row numbers in 32 bits, so a RESHAPE goes before it, with a CAST where they are
+    wider, and a RESHAPE after.
     """
     if not any(use.operation == "GATHER" for use in matrices(model)):
         return model
@@ -42,11 +43,15 @@ def _look_up(graph: Any, part: Any, at: int) -> None:
     gather = part.operators[at]
     table, rows, output = int(gather.inputs[0]), int(gather.inputs[1]), int(gather.outputs[0])
     count, width = int(np.prod(part.tensors[rows].shape)), int(part.tensors[table].shape[1])
+    plain = schema.TensorType.INT32
     flat = _tensor(part, output, "/rows", [count], part.tensors[rows].type)
+    wide = part.tensors[rows].type != plain
+    counted = _tensor(part, output, "/counted", [count], plain) if wide else flat
     found = _tensor(part, output, "/lookup", [count, width], part.tensors[output].type)
     part.operators[at : at + 1] = [
         _reshape(graph, part, rows, flat),
-        _operator(graph, "EMBEDDING_LOOKUP", [flat, table], found),
+        *([_operator(graph, "CAST", [flat], counted)] if wide else []),
+        _operator(graph, "EMBEDDING_LOOKUP", [counted, table], found),
         _reshape(graph, part, found, output),
     ]
 

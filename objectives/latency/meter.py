@@ -49,15 +49,23 @@ class Model:
     load_ns: int
 
 
-def open_litert(path: str, batch: int, threads: int) -> Model:
-    """A .tflite file in the LiteRT interpreter; a batch that the file leaves free is set to `batch`."""
+def open_litert(path: str, batch: int, threads: int, time_steps: int | None = None) -> Model:
+    """A .tflite file in the LiteRT interpreter; a batch that the file leaves free is set to `batch`, a length to
+    `time_steps`. Raises ValueError where a size stays free: the interpreter would take it for 1.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     started = time.perf_counter_ns()
     interpreter = Interpreter(model_path=path, num_threads=threads)
     for each in interpreter.get_input_details():
-        if -1 in each["shape_signature"][:1]:
-            interpreter.resize_tensor_input(each["index"], [batch, *each["shape"][1:]])
+        free = [int(size) for size in each["shape_signature"]]
+        wanted = [batch, time_steps or -1, *free[2:]][: len(free)]
+        shape = [size if size != -1 else asked for size, asked in zip(free, wanted, strict=True)]
+        if -1 in shape:
+            remedy = "save it with a fixed length" if -1 in shape[2:] else "give --time-steps"
+            raise ValueError(f"its input {each['name']} has the free shape {free}: {remedy}")
+        if -1 in free:
+            interpreter.resize_tensor_input(each["index"], shape)
     interpreter.allocate_tensors()
     load_ns = time.perf_counter_ns() - started
     details = interpreter.get_input_details()
@@ -98,13 +106,14 @@ def open_tensorflow(asked: dict[str, Any], batch: int) -> Model:
         for turn in range(INPUTS)
     ]
     fed = dict(turns[0])
+    own = next((int(each.shape[0]) for each in still.values() if each.shape.rank), batch)
 
     def call() -> None:
         for output in tf.nest.flatten(answer(**fed)):
             if not isinstance(output, float | np.ndarray):
                 output.numpy()
 
-    return Model(lambda turn: fed.update(turns[turn % INPUTS]), call, lambda: None, batch, load_ns)
+    return Model(lambda turn: fed.update(turns[turn % INPUTS]), call, lambda: None, own, load_ns)
 
 
 def _how(asked: dict[str, Any]) -> str:
@@ -122,21 +131,33 @@ def _keras(asked: dict[str, Any], batch: int) -> tuple[Callable[..., Any], dict[
         sys.path.append(asked["root"])  # last: it shadows nothing
     loaded = load(Path(asked["path"]), custom=asked.get("custom", ()), unsafe=asked.get("unsafe", False))
     still = {}
+    timed = [port for port in loaded.inputs if len(port.shape) > 2 or (len(port.shape) == 2 and "int" in port.dtype)]
+    lengths = [port.shape[1] for port in timed]
+    steps = asked.get("time_steps")
+    if isinstance(steps, int) and lengths and steps not in lengths and None not in lengths:
+        raise ValueError(f"it takes sequences of {lengths[0]} steps and no others: leave --time-steps out")
     for port in loaded.inputs:
         shape = list(port.shape)
         if len(shape) > 1 and shape[1] is None:
-            shape[1] = asked.get("time_steps")
+            shape[1] = steps.get(port.name) if isinstance(steps, dict) else steps
             if shape[1] is None:
                 raise ValueError(f"its input {port.name} takes sequences of any length: give --time-steps")
         still[port.name] = tf.TensorSpec(_static(shape, batch), port.dtype, name=port.name)
 
+    names = [port.name for port in loaded.inputs]
+
+    def ordered(x: dict[str, Any]) -> list[Any]:
+        """As the model declares them: a graph function gets its keywords by the alphabet."""
+        return [x[name] for name in names]
+
     def forward(**x: Any) -> Any:
-        return loaded.call(list(x.values()))
+        return loaded.call(ordered(x))
 
     if _how(asked) == "call":
         return forward, still
     if _how(asked) == "predict":
-        return lambda **x: loaded.predict(list(x.values()), batch), still
+        own = int(next(iter(still.values())).shape[0])
+        return lambda **x: loaded.predict(ordered(x), own), still
     graph = tf.function(forward, jit_compile=_how(asked) == "xla")
     return graph.get_concrete_function(**still), still
 
@@ -186,7 +207,7 @@ def _after(first: Callable[[], Any], call: Callable[[], Any]) -> Callable[[], No
 def open_model(asked: dict[str, Any], threads: int) -> Model:
     """The model that a request names; raises whatever its runtime raises."""
     if asked["kind"] == "tflite":
-        model = open_litert(asked["path"], asked["batch"], threads)
+        model = open_litert(asked["path"], asked["batch"], threads, asked.get("time_steps"))
     else:
         model = open_tensorflow(asked, asked["batch"])
     if asked.get("clean"):

@@ -66,7 +66,7 @@ class Tried:
     sha256: str = ""
     realised_bits: dict[str, int] = field(default_factory=dict)
     output_error: float | None = None  # relative root mean square difference from the original's outputs
-    max_difference: float | None = None  # relative to the largest output, where that is over 1
+    max_difference: float | None = None  # relative to the largest output
     scores: dict[str, float] = field(default_factory=dict)  # the metric by output
     drop: float | None = None  # of the metric, the worst output's; None without labels
     keeps_state: bool = False  # between calls, so that the caller must reset it

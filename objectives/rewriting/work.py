@@ -48,8 +48,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     asked = from_json(Request, request)
     loaded = opened(asked)
     examples = of_the_user(asked, loaded) if asked.data else None
-    steps = asked.time_steps or (_length(loaded, examples) if examples else None)
-    ports = fixed(loaded, asked.batch, steps)
+    ports = fixed(loaded, asked.batch, steps_of(loaded, asked, examples.inputs if examples else {}))
     length = next((port.shape[1] for port in ports if has_time(port, loaded)), 1)
     if asked.time_steps and asked.time_steps != length:
         raise ModelError(
@@ -173,21 +172,22 @@ def prove(request: dict[str, Any], file: str) -> dict[str, Any]:
 
 def dropped(questions: dict[str, Question], got: dict[str, Array], wanted: dict[str, Array]) -> float | None:
     """How much worse the answers are than the original's, of several outputs the worst; None without labels."""
-    return max((each.error(got[name]) - each.error(wanted[name]) for name, each in questions.items()), default=None)
+    drops = [each.error(got[name]) - each.error(wanted[name]) for name, each in questions.items()]
+    return float(np.max(drops)) if drops else None
 
 
 def compared(got: dict[str, Array], wanted: dict[str, Array]) -> tuple[float, float]:
-    """The largest difference, relative to the largest output where that is over 1, and the relative RMS difference;
-    of several outputs the worst.
+    """The largest difference, relative to the largest output, and the relative RMS difference; of several outputs the
+    worst, NaN counting as infinite.
     """
     largest, relative = [], []
     for name, oracle in wanted.items():
         gap = np.abs(got[name].astype(np.float64) - oracle)
-        largest.append(float(gap.max(initial=0.0)) / max(1.0, float(np.abs(oracle).max(initial=0.0))))
+        largest.append(float(gap.max(initial=0.0)) / (float(np.abs(oracle).max(initial=0.0)) or 1.0))
         size = float(np.sqrt(np.mean(np.square(oracle, dtype=np.float64)))) or 1.0
         relative.append(float(np.sqrt(np.mean(np.square(gap)))) / size)
-    worst = [value if np.isfinite(value) else float("inf") for value in (max(largest), max(relative))]
-    return worst[0], worst[1]
+    worst = [float(np.max(values)) for values in (largest, relative)]  # Python's own max may lose a NaN
+    return worst[0] if np.isfinite(worst[0]) else np.inf, worst[1] if np.isfinite(worst[1]) else np.inf
 
 
 def opened(asked: Request) -> Loaded:
@@ -201,21 +201,10 @@ def _cached(model: str, custom: tuple[str, ...], unsafe: bool) -> Loaded:
     return load(Path(model), custom=custom, unsafe=unsafe)
 
 
-def _length(loaded: Loaded, examples: Examples) -> int | None:
-    """The data's length, for the inputs that leave it free."""
-    return next(
-        (
-            examples.inputs[port.name].shape[1]
-            for port in loaded.inputs
-            if len(port.shape) > 1 and port.shape[1] is None
-        ),
-        None,
-    )
-
-
-def steps_of(loaded: Loaded, asked: Request, inputs: dict[str, Array]) -> int | None:
-    """The length asked for, else the data's, for the inputs that leave it free."""
-    return asked.time_steps or _length(loaded, Examples(inputs, {}, ""))
+def steps_of(loaded: Loaded, asked: Request, inputs: dict[str, Array]) -> int | dict[str, int]:
+    """The length asked for, else that of the data, for each input that leaves it free."""
+    free = [port.name for port in loaded.inputs if len(port.shape) > 1 and port.shape[1] is None]
+    return asked.time_steps or {name: inputs[name].shape[1] for name in free if name in inputs}
 
 
 def _same_length(examples: Examples, ports: tuple[Port, ...]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.outcome import Conditions, MeasureFailure, Measurement
-from spaces.errors import SpecError, nearest
+from spaces.errors import BriskError, DeviceError, SpecError, disk_trouble, nearest
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -44,6 +44,18 @@ class Device(ABC):
         """Machine, runtime and conditions, digested."""
 
 
+def measured_on(
+    name: str, models: Sequence[Path], conditions: Conditions, *, emit: Tell | None = None
+) -> list[Measurement | MeasureFailure]:
+    """`device(name).measure`. Raises DeviceError where that raises: a model that cannot be measured is told instead."""
+    try:
+        return device(name).measure(models, conditions, emit=emit)
+    except Exception as error:
+        if isinstance(error, BriskError) or disk_trouble(error):
+            raise
+        raise DeviceError(f"the device {name!r} can measure nothing now: {type(error).__name__}: {error}") from error
+
+
 def device(name: str) -> Device:
     """The device called `name`. Raises SpecError where there is none."""
     place = DEVICES.get(name, name)
@@ -52,8 +64,10 @@ def device(name: str) -> Device:
         raise SpecError(f"device {name!r} is not known; {nearest(name, DEVICES)}, or give 'package.module:Class'")
     try:
         made = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise SpecError(f"device {name!r} cannot be imported: {error}; it must be 'package.module:Class'") from error
+    except Exception as error:  # whatever the user's code raises
+        raise SpecError(
+            f"device {name!r} cannot be had: {type(error).__name__}: {error}; it must be 'package.module:Class'"
+        ) from error
     if not isinstance(made, Device):
         raise SpecError(
             f"device {name!r} is a {type(made).__name__}, which is not an objectives.latency.devices.Device"

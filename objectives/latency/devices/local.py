@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,7 @@ from objectives.latency import timing
 from objectives.latency.devices.device import Device, Tell
 from objectives.latency.timing import Visit
 from objectives.outcome import Conditions, MeasureFailure, Measurement
-from spaces.errors import InputError, ModelError
+from spaces.errors import DeviceError, InputError, ModelError
 from spaces.record import digest, to_json
 
 METER = Path(__file__).parents[1] / "meter.py"
@@ -45,7 +45,7 @@ class Candidate:
     """A model to time: a .tflite file, a SavedModel folder or a Keras file.
 
     `twice` runs it twice a call; `clean` clears the vector registers before each call (`meter.cleaner`); `how` is the
-    way TensorFlow runs it (`meter.open_tensorflow`), with what a Keras file needs: a length where its own is free, the
+    way TensorFlow runs it (`meter.open_tensorflow`), with what a file may need: a length where its own is free, the
     user's own code, and leave to run code that it holds (`spaces.lowering.load`).
     """
 
@@ -53,7 +53,7 @@ class Candidate:
     twice: bool = False
     clean: bool = False
     how: str = "function"
-    time_steps: int | None = None
+    time_steps: int | Mapping[str, int] | None = None  # for all inputs, or by their names
     custom: tuple[str, ...] = ()
     unsafe: bool = False
 
@@ -66,7 +66,9 @@ class Candidate:
 
 
 class Local(Device):
-    """The machine's own cores. Raises ModelError where the reference model is not the frozen one."""
+    """The machine's own cores. Raises ModelError where the reference model is not the frozen one, DeviceError where the
+    meter cannot begin.
+    """
 
     name = "local"
 
@@ -165,7 +167,7 @@ class _Runs:
                 else:
                     self._note(seen, answer)
         if -1 in failed:
-            return dict.fromkeys(indices, f"the reference model failed: {failed[-1]}")
+            raise DeviceError(f"nothing can be measured here: the reference model failed: {failed[-1]}")
         opened = [index for index in indices if index not in failed]
         return {**failed, **{index: self._visit(seen, index + 1) for index in opened}}
 
@@ -226,7 +228,7 @@ class _Runs:
     def _blame(self, death: str, last: dict[str, Any], indices: list[int]) -> dict[int, Visit | str]:
         """The one model that the meter was at when it died, or all where it was at none of theirs."""
         if not last:
-            return dict.fromkeys(indices, f"the meter {death} before it opened anything")
+            raise DeviceError(f"nothing can be measured here: the meter {death} before it opened anything")
         culprit = last["at"] - 1
         if culprit in indices:
             return {culprit: f"{death} in {last['doing']}"}
@@ -243,14 +245,17 @@ def _process(silence_s: float) -> Iterator[tuple[Callable[[dict[str, Any]], None
     environment |= {key: os.environ[key] for key in ("PYTHONPATH", "PYTHONHOME") if key in os.environ}
     environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryFile() as words:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-B", "-W", "ignore", str(METER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-B", "-W", "ignore", str(METER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DeviceError(f"nothing can be measured here: the meter cannot be started: {error}") from error
         mouth, ear = process.stdin, process.stdout
         assert mouth
         assert ear
