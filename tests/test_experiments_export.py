@@ -130,10 +130,20 @@ def test_the_card_gives_the_quality_of_what_was_written() -> None:
     assert "this form was not measured" in card["latency_ms"]["of"]
     assert card["verification"]["held_to"] == "outputs"
     assert "accuracy 0.8900 +- 0.0100 on the test part" in readme(card)
+    assert "reset_all_variables" not in readme(card_of(WAVES, known, chosen_point, found(), study="s", to="tflite"))
     assert card["normalisation"]["mean"] == [5.0]
     assert card_of(WAVES, known, chosen_point, found(), study="s", to="tflite")["latency_ms"]["of"] == (
         "the .tflite artifact"
     )
+
+
+def test_the_card_of_a_file_that_keeps_its_state_resets_it() -> None:
+    known = quantised(0.88)
+    assert known.artifact
+    kept = replace(known, artifact=replace(known.artifact, keeps_state=True))
+    stateful = {**point(3, kept, outcome(0)), "artifact": to_json(kept.artifact)}
+    told = readme(card_of(WAVES, kept, stateful, found(), study="s", to="tflite"))
+    assert "model.reset_all_variables()  # before each call: its state would live on\ny = call(x=x)" in told
 
 
 def test_the_card_tells_of_other_batch_sizes_and_of_what_its_training_bought() -> None:

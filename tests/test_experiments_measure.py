@@ -6,11 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.measure import _cells, check_model, measure_models, measured
+from objectives.latency import meter
 from objectives.latency.devices.local import REFERENCE
+from objectives.latency.meter import open_litert, open_tensorflow
 from objectives.outcome import Conditions
+from spaces.backend import tf
 from spaces.errors import InputError, ModelError
 
 
@@ -86,7 +90,7 @@ def test_where_no_model_can_be_run_the_first_reason_is_given(tmp_path: Path) -> 
 
 @pytest.mark.filterwarnings("ignore")  # of the libraries that save the models
 def test_keras_files_and_savedmodels_are_measured_beside_tflite(tmp_path: Path) -> None:
-    from spaces.backend import keras, keras3, tf
+    from spaces.backend import keras, keras3
 
     files = [tmp_path / name for name in ("two.h5", "three.keras", "saved", "copy.tflite")]
     for version, path in ((keras, files[0]), (keras3(), files[1])):
@@ -120,3 +124,36 @@ def test_a_keras_file_may_need_a_length_and_code_of_the_users(tmp_path: Path, mo
         measured([path], "local", short, custom=("measured_layers:Twice",))
     with pytest.raises(InputError, match="--time-steps: --device fake opens no Keras files; leave it out"):
         measured([path], "fake", short, time_steps=5)
+    with pytest.raises(InputError, match="--custom: of use to none of these files; leave it out"):
+        measured([REFERENCE], "local", short, custom=("measured_layers:Twice",))
+
+
+def test_a_model_of_a_fixed_batch_is_timed_at_that_and_its_inputs_are_not_swapped(tmp_path: Path) -> None:
+    """A graph function takes keywords by the alphabet."""
+    from spaces.backend import keras
+
+    left, right = keras.Input((4, 3), batch_size=5, name="left"), keras.Input((4, 2), batch_size=5, name="again")
+    joined = keras.layers.Concatenate()([left, right])
+    keras.Model([left, right], keras.layers.Dense(2)(joined)).save(path := tmp_path / "two.keras")
+    for how in ("function", "predict"):
+        asked = {"kind": "keras", "path": str(path), "how": how}
+        assert open_tensorflow(asked, 1).batch == 5
+        answer, _ = meter._keras(asked, 1)
+        x = {"left": tf.ones((5, 4, 3)), "again": tf.zeros((5, 4, 2))}
+        wanted = keras.models.load_model(path, compile=False)([*x.values()])
+        np.testing.assert_allclose(tf.nest.flatten(answer(**x))[0], wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match="it takes sequences of 4 steps and no others: leave --time-steps out"):
+        meter._keras({**asked, "time_steps": 9}, 1)
+
+
+def test_a_tflite_of_free_length_needs_one(tmp_path: Path) -> None:
+    """The interpreter would time a single step."""
+    summed = tf.function(lambda x: tf.reduce_sum(x, axis=1))
+    traced = summed.get_concrete_function(tf.TensorSpec((1, None, 3), tf.float32))
+    (path := tmp_path / "free.tflite").write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([traced]).convert())
+    with pytest.raises(ValueError, match=r"has the free shape \[1, -1, 3\]: give --time-steps"):
+        open_litert(str(path), 1, 1)
+    opened = open_litert(str(path), 1, 1, 7)
+    opened.feed(0)
+    opened.call()
+    assert opened.batch == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,17 @@ import pytest
 from graphs import SHAPES, shaped
 
 from experiments.claims.graphs import TOLERANCE, difference, form_of, original
+from objectives.bench import Bench, TaskSpec, TrainingSpec
 from objectives.deployment.convert import convert, fixed, save
 from objectives.deployment.graph import matrices
-from objectives.deployment.interpreter import answers
+from objectives.deployment.interpreter import Interpreter, answers
 from objectives.deployment.quantize import quantize, realised_bits
+from objectives.evaluate import _kept_artifact
+from objectives.group import Group
+from objectives.outcome import Conditions
 from spaces.backend import keras, keras3, tf
 from spaces.errors import ModelError
+from spaces.genotype import Deployment
 from spaces.lowering.form import Form
 from spaces.lowering.load import Loaded, load
 
@@ -95,6 +101,37 @@ def test_what_the_stock_converter_narrows(k: Any, tmp_path: Path) -> None:
     assert [realised_bits(made[bits])["recurrent"] for bits in ("32", "16", "8")] == [32, 16, 8]
     for bits, allowed in (("32", TOLERANCE), ("16", 1e-2), ("8", 1e-1)):
         assert difference(answered(loaded, made[bits], [x], tmp_path), original(loaded, [x])) <= allowed
+
+
+def test_a_file_that_keeps_its_state_is_known_and_starts_anew_where_it_is_reset(tmp_path: Path) -> None:
+    """As the card of an export says."""
+    model = keras.Sequential([keras.Input((5, 3), name="x"), keras.layers.LSTM(4)])
+    loaded, x = opened(model, tmp_path), np.random.default_rng(0).normal(size=(1, 5, 3)).astype(np.float32)
+    content = convert(loaded, Form("fused"), fixed(loaded, 1, None))
+    bench = Bench(TaskSpec(), TrainingSpec(), 0, "fake", Conditions(), {}, str(tmp_path))
+    group = Group(bench, [], lambda event: None, lambda question: None)
+    group.origin = SimpleNamespace(exporter=str, blueprint="")  # type: ignore[assignment]
+    artifact = _kept_artifact(group, Deployment("keras"), content, "trained", {})
+    assert artifact.keeps_state
+    interpreter = Interpreter(str(group.cache.artifact(artifact.sha256)))
+    interpreter.allocate_tensors()
+    call = interpreter.get_signature_runner("serving_default")
+    first, second = (next(iter(call(x=x).values())) for _ in range(2))
+    interpreter.reset_all_variables()
+    third = next(iter(call(x=x).values()))
+    np.testing.assert_array_equal(first, third)
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_tokens_of_any_width_have_a_narrow_table(kind: str, tmp_path: Path) -> None:
+    """Keras's own text examples feed int64, and LiteRT looks rows up by int32 alone."""
+    x = keras.Input((5,), dtype=kind, name="x")
+    model = keras.Model(x, keras.layers.GRU(3)(keras.layers.Embedding(40, 32)(x)))
+    loaded, data = opened(model, tmp_path), np.arange(10).reshape(2, 5).astype(kind)
+    content = quantize(convert(loaded, Form(), fixed(loaded, 2, None)), "8")
+    assert realised_bits(content)["embedding"] == 8
+    assert difference(answered(loaded, content, [data], tmp_path), original(loaded, [data])) <= 1e-2
 
 
 @KERAS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 from objectives.bench import Bench, TaskSpec, TrainingSpec
 from objectives.data import Dataset, Split
 from objectives.deployment.interpreter import predict
+from objectives.foreign import check_input
 from objectives.given import Given, look, soft_targets
 from objectives.model_file import ModelFile, answered, fed, sha256_of
 from objectives.outcome import Conditions
 from spaces.backend import keras, keras3
 from spaces.errors import InputError, ModelError, SpecError
 from spaces.genotype import Deployment
+from spaces.lowering.load import Port
 from spaces.record import from_json
 from spaces.signature import PADDING, Signature
 
@@ -128,6 +131,12 @@ def test_what_does_not_fit_the_data_is_told_in_words(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"embedding knows tokens below 5, but the data go up to 8"):
         look(bench(words), dataset(tokens, np.full((ROWS, TIME), 4, np.int32)))
+    placed: Any = SimpleNamespace(  # a table of positions knows as many as there are steps
+        inputs=[Port("x", (None, TIME), "int32")],
+        outputs=["y"],
+        layers=[layers.Embedding(9, 2), layers.Embedding(6, 2)],
+    )
+    check_input(placed, dataset(tokens, np.full((ROWS, TIME), 8, np.int32)), "m", "")
 
 
 def test_a_file_that_cannot_be_opened_is_told_in_the_specs_words(tmp_path: Path) -> None:

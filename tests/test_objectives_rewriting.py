@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from objectives.deployment.convert import fixed
 from objectives.rewriting.examples import _ended, _packed, _tags, question
 from objectives.rewriting.tried import Request, ways
-from objectives.rewriting.work import look
+from objectives.rewriting.work import compared, dropped, look, steps_of
 from spaces.errors import DataError, ModelError
+from spaces.lowering.load import Port
 from spaces.record import to_json
 
 KERAS3 = {"family": "Keras 3", "recurrent": ["lstm (LSTM)"], "stacked": False, "joins": True, "time_steps": 100}
@@ -125,6 +127,30 @@ def test_labels_of_steps_are_told_by_what_the_model_gives(shape: Any, labels: An
         keras=True, outputs=["y"], model=SimpleNamespace(outputs=[SimpleNamespace(shape=shape)])
     )
     assert _tags(loaded, "y", np.array(labels)) is tags
+
+
+def test_exact_is_relative_to_what_the_model_gives() -> None:
+    """Tiny outputs that are off by a hundredth of themselves are lossy, and NaN in any output is no number."""
+    small = np.array([[1e-5, -3e-6]], np.float32)
+    assert compared({"y": small * 1.01}, {"y": small})[0] == pytest.approx(0.01, rel=1e-3)
+    assert compared({"y": np.zeros((1, 2))}, {"y": np.zeros((1, 2))}) == (0.0, 0.0)
+    right, wrong = np.ones((1, 2)), np.full((1, 2), np.nan)
+    assert compared({"a": right, "b": wrong}, {"a": right, "b": right}) == (np.inf, np.inf)
+    wanted = {name: np.array([[1.0], [2.0]]) for name in "ab"}
+    asked = {name: question(each, each, "regression", "y") for name, each in wanted.items()}
+    assert np.isnan(dropped(asked, {**wanted, "b": np.full((2, 1), np.nan)}, wanted))
+
+
+def test_each_input_of_free_length_has_that_of_its_data() -> None:
+    ports = (Port("said", (None, None, 3), "float32"), Port("heard", (None, None, 2), "float32"))
+    loaded: Any = SimpleNamespace(inputs=ports)
+    data = {"said": np.zeros((1, 7, 3)), "heard": np.zeros((1, 6, 2))}
+    steps = steps_of(loaded, Request("m", "f"), data)
+    assert steps == {"said": 7, "heard": 6}
+    assert [port.shape for port in fixed(loaded, 2, steps)] == [(2, 7, 3), (2, 6, 2)]
+    assert steps_of(loaded, Request("m", "f", time_steps=9), data) == 9
+    with pytest.raises(ModelError, match="the input said takes sequences of any length"):
+        fixed(loaded, 2, steps_of(loaded, Request("m", "f"), {}))
 
 
 def test_the_length_of_a_model_that_has_one_is_its_own(tmp_path: Path) -> None:
