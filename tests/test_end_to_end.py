@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +21,9 @@ from typing import IO, Any
 import numpy as np
 import psutil
 import pytest
+
+from experiments.cli import main
+from objectives.outcome import Conditions
 
 SPEC = """
 [study]
@@ -36,7 +41,7 @@ steps = [1, 4]
 learning_rate = [1e-2]
 [objectives]
 quality = {}
-latency = { max_processes = 2, min_processes = 1, max_ms = 50.0 }
+latency = { max_processes = 2, min_processes = 2, half_width = 0.1, max_ms = 50.0 }
 size = {}
 [training]
 epochs = 4
@@ -46,6 +51,9 @@ trial_timeout = "5m"
 """
 
 
+FORMS = ("tflite", "streaming", "keras", "savedmodel", "tfserving")
+
+
 def brisk(*arguments: str, home: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The installed command, as a person calls it, from another folder than the checkout."""
     command = [sys.executable, "-P", "-c", "from experiments.cli import main; main()", *arguments]
@@ -53,6 +61,22 @@ def brisk(*arguments: str, home: Path, check: bool = True) -> subprocess.Complet
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0 or not check, f"brisk {' '.join(arguments)} ended with {done.returncode}: {done.stderr}"
     return done
+
+
+def here(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, where all that a process of its own would prove has been proved: it takes seconds."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.chdir(home)
+        patch.setenv("BRISK_HOME", str(home / "home"))
+        patch.setattr(sys, "path", [*sys.path])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                main([*arguments])
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -72,26 +96,41 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def at_once(*several: list[list[str]], home: Path) -> None:
+    """Lists of commands, each list in a process of its own, all beside each other."""
+    code = "import json, sys\nfrom experiments.cli import main\nfor each in json.loads(sys.argv[1]): main(each)"
+    environment = {**os.environ, "BRISK_HOME": str(home / "home")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", code, json.dumps(commands)],
+            cwd=home,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for commands in several
+    ]
+    said = [(one.communicate(timeout=600)[0], one.returncode) for one in started]
+    assert [code for _, code in said] == [0] * len(started), "\n".join(text for text, _ in said)
+
+
 @pytest.fixture(scope="module")
 def exported(study: Path) -> Callable[[str], Path]:
-    """The best point of the study, exported in a form; each form once."""
-
-    @functools.cache
-    def export(form: str) -> Path:
-        out = study / f"out-{form}"
-        brisk("export", "waves", "--pick", "best", "--to", form, "--out", str(out), home=study)
-        return out
-
-    return export
+    """The best point of the study, exported in every form."""
+    asked = {form: ["export", "waves", "--pick", "best", "--to", form, "--out", f"out-{form}"] for form in FORMS}
+    at_once([asked[form] for form in FORMS[:2]], [asked[form] for form in FORMS[2:]], home=study)
+    return lambda form: study / f"out-{form}"
 
 
 def shown(study: Path) -> dict[str, Any]:
     """The JSON of `show`."""
-    return dict(json.loads(brisk("show", "waves", "--json", home=study).stdout))
+    return dict(json.loads(here("show", "waves", "--json", home=study).stdout))
 
 
 def test_a_study_ends_with_a_front_against_its_baseline(study: Path) -> None:
-    summary = shown(study)
+    summary = json.loads(brisk("show", "waves", "--json", home=study).stdout)
+    assert summary == shown(study)
     assert summary == json.loads((study / "run.json").read_text())
     assert sum(summary["counts"].values()) == 9
     assert summary["training"]["sequences_per_s"] > 0
@@ -118,7 +157,7 @@ def test_a_converter_that_dies_costs_its_own_candidates_only(study: Path) -> Non
 
 def test_running_a_finished_study_again_changes_nothing(study: Path) -> None:
     before = shown(study)
-    after = json.loads(brisk("run", "waves.toml", "--json", home=study).stdout.splitlines()[-1])
+    after = json.loads(here("run", "waves.toml", "--json", home=study).stdout.splitlines()[-1])
     assert after["counts"] == before["counts"]
     assert after["front"] == before["front"]
 
@@ -141,7 +180,7 @@ def test_mlflow_shows_the_study(study: Path) -> None:
 
 
 def test_pick_names_the_fastest(study: Path) -> None:
-    point = json.loads(brisk("pick", "waves", "fastest", "--json", home=study).stdout)
+    point = json.loads(here("pick", "waves", "fastest", "--json", home=study).stdout)
     assert point["latency_ms"]["median"] == min(p["latency_ms"]["median"] for p in shown(study)["front"])
 
 
@@ -174,9 +213,13 @@ def test_an_export_is_verified_and_described(exported: Callable[[str], Path], fo
     }
 
 
-def test_brisk_measures_the_keras_file_that_it_wrote(study: Path, exported: Callable[[str], Path]) -> None:
+def test_brisk_measures_the_keras_file_that_it_wrote(
+    study: Path, exported: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = exported("keras") / "model.keras"
-    row = json.loads(brisk("measure", str(model), "--json", home=study).stdout)["models"][0]
+    short = functools.partial(Conditions, min_processes=1, max_processes=1, timeout_s=10.0)  # TensorFlow starts slowly
+    monkeypatch.setattr("experiments.measure.Conditions", short)
+    row = json.loads(here("measure", str(model), "--json", home=study).stdout)["models"][0]
     assert row["latency_ms"]["median"] > 0
 
 
@@ -219,7 +262,7 @@ def test_an_export_never_overwrites_by_itself(study: Path) -> None:
 
 
 def test_an_export_that_does_not_verify_is_not_left(study: Path) -> None:
-    point = json.loads(brisk("pick", "waves", "best", "--json", home=study).stdout)
+    point = json.loads(here("pick", "waves", "best", "--json", home=study).stdout)
     artifact = study / "home" / "cache" / "artifacts" / f"{point['artifact']['sha256']}.tflite"
     others = [path for path in artifact.parent.glob("*.tflite") if path != artifact]
     kept = artifact.read_bytes()
@@ -248,7 +291,7 @@ def test_an_export_that_does_not_verify_is_not_left(study: Path) -> None:
     ],
 )
 def test_wrong_input_ends_with_one_paragraph(study: Path, arguments: tuple[str, ...], words: str) -> None:
-    done = brisk(*arguments, home=study, check=False)
+    done = here(*arguments, home=study)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr

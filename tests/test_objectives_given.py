@@ -57,7 +57,7 @@ def test_one_sigmoid_unit_tells_two_classes(tmp_path: Path) -> None:
     where, data = bench(path), dataset()
     facts, given = look(where, data), Given(where, data)
     assert (facts["family"], facts["recurrent"]) == ("Keras 2", 1)
-    p = keras.models.load_model(path, compile=False).predict(X, verbose=0)[:, 0]
+    p = np.asarray(keras.models.load_model(path, compile=False)(X))[:, 0]
     np.testing.assert_allclose(given.answer(X), np.stack([1 - p, p], axis=1), atol=1e-6)
     np.testing.assert_allclose(soft_targets(where, data), np.log(np.stack([1 - p, p], axis=1)), atol=1e-5)
     assert given.exporter(Deployment("keras", bits="8")) == "old.h5 by Keras 2, static batch, TFLite dynamic range"
@@ -71,7 +71,7 @@ def test_logits_teach_as_they_are_and_layers_in_a_row_are_stacked(tmp_path: Path
     layers = keras3().layers
     stack = (layers.GRU(4, return_sequences=True), layers.GRU(4), layers.Dense(2, kernel_initializer="ones"))
     where, data = bench(made(keras3(), *stack, path=tmp_path / "m.keras", shape=(None, FEATURES))), dataset()
-    logits = keras3().models.load_model(tmp_path / "m.keras").predict(X, verbose=0)
+    logits = np.asarray(keras3().models.load_model(tmp_path / "m.keras")(X))
     np.testing.assert_allclose(soft_targets(where, data), logits, atol=1e-6)
     forms = [from_json(Deployment, form) for form in look(where, data)["forms"]]
     assert {(form.lowering, form.steps) for form in forms} == {("stacked", 1), ("stacked", 2), ("loop", 6)}
@@ -86,7 +86,7 @@ def test_regression_teaches_in_the_units_of_training(tmp_path: Path) -> None:
     layers = keras3().layers
     path = made(keras3(), layers.SimpleRNN(4), layers.Dense(1), path=tmp_path / "m.keras")
     where, data = bench(path), dataset(signature)
-    raw = keras3().models.load_model(path).predict(X, verbose=0)
+    raw = np.asarray(keras3().models.load_model(path)(X))
     np.testing.assert_allclose(Given(where, data).answer(X), raw, atol=1e-6)
     np.testing.assert_allclose(soft_targets(where, data), (raw - 3) / 2, atol=1e-6)
 
