@@ -80,6 +80,7 @@ class Study:
         self._asked: dict[int, Genotype] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._known: dict[str, int] = {}  # genotype's key -> the trial that has it
+        self._cut_short: list[Genotype] = []  # a form each of models for whose other forms earlier sessions had no room
         self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
@@ -274,9 +275,12 @@ class Study:
         return bool(found)
 
     def _propose(self) -> Trial:
-        """The next trial, first of all those that the search begins with; one that is not distilled while there is no
-        teacher.
+        """The next trial: first forms that there was no room for, then those that the search begins with; one that is not
+        distilled while there is no teacher.
         """
+        for genotype in self._cut_short:
+            for sibling in self._siblings(genotype):
+                return self._started(sibling)
         for genotype in self._beginning:
             if genotype.key not in self._known and not self._crashes.known(genotype):
                 return self._started(genotype)
@@ -371,12 +375,15 @@ class Study:
             self._optuna.tell(trial, state=TrialState.FAIL)
             return None
         self._note(trial, genotype)
+        siblings = self._siblings(genotype)
+        if len(siblings) >= max(room, 1):
+            trial.set_user_attr("cut_short", True)  # a session with more room takes up the rest
         trial.set_user_attr("genotype", to_json(genotype))
         if foretold := self._hopeless(genotype):
             self.tell(trial.number, foretold)
             return None
         group = {trial.number: genotype}
-        for sibling in self._siblings(genotype)[: max(room - 1, 0)]:
+        for sibling in siblings[: max(room - 1, 0)]:
             beside = self._started(sibling, lead=trial.number, genotype=to_json(sibling))
             self._note(beside, sibling)
             group[beside.number] = sibling
@@ -385,7 +392,8 @@ class Study:
     def _twin(self, genotype: Genotype) -> int | None:
         """The trial of the same candidate, or of its model trained at nearly its rate, which would tell nothing new."""
         first = self._informed().tried(genotype, self._asked.values()) or genotype
-        if first.group == genotype.group or genotype in self._beginning:
+        meant = genotype in self._beginning or genotype.group in {one.group for one in self._cut_short}
+        if first.group == genotype.group or meant:
             first = genotype
         return self._known.get(first.key)
 
@@ -565,6 +573,7 @@ class Study:
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
+                self._cut_short.extend([from_json(Genotype, kept["genotype"])] * ("cut_short" in kept))
                 self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
             if frozen.state.is_finished() and "outcome" in kept:
                 told.append((frozen.datetime_complete or datetime.min, frozen.number, kept["outcome"]))

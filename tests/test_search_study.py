@@ -56,6 +56,19 @@ def test_a_group_is_one_model_in_every_form_and_never_more_than_the_budget(tmp_p
         assert more
         assert len(more.numbers) == 1
         assert study.next_group(len(forms) + 1) is None
+        tell_all(study, more)
+    with started(tmp_path) as study:  # which has room for the forms that were left
+        rest = study.next_group(100)
+        assert rest
+        assert {one.group for one in rest.genotypes} == {more.genotypes[0].group}
+        both = [*more.genotypes, *rest.genotypes]
+        known = {one.deployment for one in both}
+        assert known == set(study.plan.space.deployments(both[0].architecture, study._signature))
+        assert len(known) == len(both)
+        tell_all(study, rest)
+        another = study.next_group(100)
+        assert another
+        assert another.genotypes[0].group != rest.genotypes[0].group
 
 
 def test_a_small_space_is_exhausted_and_nothing_is_tried_twice(tmp_path: Path) -> None:
