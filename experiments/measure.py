@@ -12,6 +12,7 @@ from experiments.report import NOISY, Speaker, console
 from experiments.show import print_json
 from objectives.latency import timing
 from objectives.latency.devices import device as named_device
+from objectives.latency.devices import reached
 from objectives.latency.devices.local import Candidate, Local
 from objectives.outcome import Conditions, MeasureFailure, Measurement
 from spaces.errors import InputError, ModelError
@@ -46,7 +47,7 @@ def measure_models(
 def measured(models: Sequence[Path], device: str, conditions: Conditions, **opening: Any) -> dict[str, Any]:
     """One row a model, in order: its figures, its ratio to the fastest and whether they tie, or why it failed.
 
-    `opening` is what a Keras file may need: time_steps, custom, unsafe (`Candidate`).
+    `opening` is what a file may need: time_steps, of a Keras file also custom and unsafe (`Candidate`).
     """
     for path in models:
         check_model(path)
@@ -54,13 +55,14 @@ def measured(models: Sequence[Path], device: str, conditions: Conditions, **open
     options = " and ".join(f"--{key.replace('_', '-')}" for key in needed)
     if needed and not isinstance(tool, Local):
         raise InputError(
-            f"{options}: --device {device} opens no Keras files; leave it out, or measure on --device local"
+            f"{options}: --device {device} takes no such option; leave it out, or measure on --device local"
         )
     opened = [Candidate(path, **needed) for path in models]
     may_need = {"keras", "tflite"} if needed.keys() == {"time_steps"} else {"keras"}
     if needed and not any(each.kind in may_need for each in opened):
         raise InputError(f"{options}: of use to none of these files; leave it out")
-    results = tool.compare(opened, conditions) if isinstance(tool, Local) else tool.measure(models, conditions)
+    with reached(device) as tool:
+        results = tool.compare(opened, conditions) if isinstance(tool, Local) else tool.measure(models, conditions)
     figures = [result for result in results if isinstance(result, Measurement)]
     failures = [result.reason for result in results if isinstance(result, MeasureFailure)]
     if not figures:

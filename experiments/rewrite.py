@@ -19,14 +19,14 @@ from experiments.landing import landing
 from experiments.measure import check_model
 from experiments.rewritten import card_of, readme, waiting, write
 from experiments.show import json_text, print_json
-from objectives.latency.devices import device as named_device
+from objectives.latency.devices import reached
 from objectives.latency.devices.local import Candidate, Local
 from objectives.latency.timing import period_s
 from objectives.outcome import Conditions, MeasureFailure, Measurement
 from objectives.presets import PRESETS
 from objectives.rewriting.tried import Request, Tried, Way, ways
 from objectives.sources import READERS
-from spaces.errors import DataError, InputError, ModelError, SpecError, nearest
+from spaces.errors import DataError, DeviceError, InputError, ModelError, SpecError, nearest
 from spaces.record import from_json
 
 LADDER_S = 6.0  # twice what the calls of TensorFlow's own runtimes may take
@@ -57,8 +57,8 @@ class Wish:
 def rewrite_model(wish: Wish, *, out: Path, overwrite: bool, as_json: bool) -> dict[str, Any]:
     """Rewrite, measure, choose and write; gives the content of rewrite.json.
 
-    Raises InputError for what the user got wrong, VerificationError where the chosen file does not do in a fresh
-    process what it did when it was judged.
+    Raises InputError for what the user got wrong, VerificationError where no file does in a fresh process, on every
+    row, what it did when it was judged.
     """
     _check(wish)
     needed = {"the model": wish.model, "the data": Path(wish.data) if wish.data else None}
@@ -92,8 +92,8 @@ def _check(wish: Wish) -> None:
             f"--data {wish.data}: is no file of rows (.npz, .csv, .parquet), no module:function and no preset; "
             + nearest(wish.data, PRESETS)
         )
-    device = named_device(wish.device)
-    device.measure([], _conditions(wish, wish.batches[0]))  # what cannot be had is refused before the work begins
+    with reached(wish.device) as tool:  # what cannot be had is refused before the work begins
+        tool.measure([], _conditions(wish, wish.batches[0]))
     if wish.streaming is not None:
         try:
             period_s(f"paced:{wish.period}")
@@ -133,6 +133,7 @@ def _rewritten(wish: Wish, folder: Path, shared: Path, say: Say) -> dict[str, An
         lossy = allowed if request is not first else None
         name = f"model-b{request.batch}-t{its_facts['time_steps']}.tflite" if others else "model.tflite"
         part = _chosen(wish, request, its_facts, its_rows, lossy, folder / name, say)
+        allowed -= part.pop("refuted")
         parts.append(part | {"file": name})
     report = card_of(wish, facts, parts)
     report["ladder"] = verdict.ladder(_ladder(wish, first, facts, rows, shared, say), parts[0])
@@ -187,7 +188,9 @@ def _chosen(
     finalists = verdict.finalists(rows, usable, figures, FINALISTS)
     say(f"measuring the fastest {len(finalists)} at length")
     exact = dict(zip(finalists, _figures(wish, [folder / name for name in finalists], conditions), strict=True))
-    final = {name: each for name, each in exact.items() if isinstance(each, Measurement)}
+    final = {name for name, each in exact.items() if isinstance(each, Measurement)}
+    figures |= exact
+    usable = verdict.usable(rows, figures, wish.max_drop, wish.allow_lossy, lossy)
 
     def prove(part: dict[str, Any]) -> dict[str, Any]:
         say(f"proving {part['chosen']}")
@@ -195,11 +198,12 @@ def _chosen(
         seconds = facts["all_rows"] * part["forms"][0]["latency_ms"]["median"] / request.batch / 1000
         return attempts.prove(request, file, seconds)
 
-    return verdict.proved(rows, usable, figures | final, set(final), facts, request.batch, wish.max_drop, prove)
+    return verdict.proved(rows, usable, figures, final, facts, request.batch, wish.max_drop, prove)
 
 
 def _figures(wish: Wish, paths: list[Path], conditions: Conditions) -> list[Measurement | MeasureFailure]:
-    return named_device(wish.device).measure(paths, conditions)
+    with reached(wish.device) as tool:
+        return tool.measure(paths, conditions)
 
 
 def _ladder(
@@ -225,7 +229,10 @@ def _ladder(
         for row in rows if row.keeps_state and row.stock and row.bits == "8"
     ]  # fmt: skip
     conditions = replace(_conditions(wish, request.batch), min_processes=1, max_processes=1, timeout_s=LADDER_S)
-    found = Local().compare([candidate for _, candidate in named], conditions)
+    try:
+        found = Local().compare([candidate for _, candidate in named], conditions)
+    except DeviceError as error:  # all is done but for this comparison
+        found = [MeasureFailure(str(error)) for _ in named]
     return [(label, figure) for (label, _), figure in zip(named, found, strict=True)]
 
 

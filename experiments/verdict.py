@@ -7,9 +7,12 @@ from typing import Any
 
 from objectives.latency.timing import tie_tolerance
 from objectives.outcome import MeasureFailure, Measurement
-from objectives.rewriting.tried import Tried
-from spaces.errors import ModelError
+from objectives.rewriting.tried import EXACT, Tried
+from spaces.errors import ModelError, VerificationError
 from spaces.record import to_json
+
+LEFT = "slower, measured shortly"
+"""Of a form that might be used: others were faster, and taken to the measurement at length."""
 
 Figures = Mapping[str, Measurement | MeasureFailure]
 
@@ -76,7 +79,7 @@ def decided(
     candidates = [row for row in rows if not said[row.name] and row.file in final]
     candidates = [row for row in candidates if isinstance(figures.get(row.file), Measurement)]
     if not candidates:
-        why = "; ".join(f"{row.name}: {said[row.name]}" for row in rows if row.file or row.reason)[:600]
+        why = "; ".join(f"{row.name}: {said[row.name] or LEFT}" for row in rows if row.file or row.reason)[:600]
         raise ModelError(f"none of the forms can be used ({why})")
     fastest = min(candidates, key=lambda row: _median(figures, row))
     ties = [row for row in candidates if _ties(_figure(figures, row), _figure(figures, fastest))]
@@ -106,16 +109,22 @@ def proved(
 ) -> dict[str, Any]:
     """`decided`, and what `prove` found of the chosen form on every row, its "proof".
 
-    A form that drops more there than on the rows all were judged by is out, unless it is exact, and the next is chosen.
+    A form that drops more there than on the rows all were judged by is out, unless it is exact, and the next is chosen;
+    "refuted" are the widths of those. Raises VerificationError where none is left.
     """
-    said = dict(said)
+    said, refuted = dict(said), set[str]()
     while True:
-        part = decided(rows, said, figures, final, facts, batch)
-        proof = prove(part)
-        if part["forms"][0]["exact"] or proof["drop"] is None or proof["drop"] <= max_drop:
-            return part | {"proof": proof}
+        try:
+            part = decided(rows, said, figures, final, facts, batch)
+        except ModelError as error:
+            raise VerificationError(f"{error}; allow a little more or less") if refuted else error from None
+        proof, chosen = prove(part), part["forms"][0]
+        exact = chosen["exact"] and proof["max_difference"] <= EXACT
+        if exact or proof["drop"] is None or proof["drop"] <= max_drop:
+            return part | {"proof": proof, "refuted": refuted}
         why = f"too lossy: drops by {proof['drop']:.4f} on all {proof['rows']} rows, over the {max_drop:g} allowed"
         said |= {row.name: why for row in rows if row.file == part["chosen_file"]}
+        refuted.add(chosen["bits"])
 
 
 def _usual(rows: Sequence[Tried], figures: Figures) -> Tried | None:
@@ -151,12 +160,14 @@ def _entry(
         "drop": row.drop,
         "exact": row.exact,
         "chosen": row is best,
-        "reason": _reason(row, said, figures, best, ties),
+        "reason": _reason(row, said, figures, final, best, ties),
         "sha256": row.sha256 or None,
     }
 
 
-def _reason(row: Tried, said: Mapping[str, str], figures: Figures, best: Tried, ties: Sequence[Tried]) -> str:
+def _reason(
+    row: Tried, said: Mapping[str, str], figures: Figures, final: set[str], best: Tried, ties: Sequence[Tried]
+) -> str:
     if row is best:
         others = [each for each in ties if each is not best and each.sha256 != best.sha256]
         return (
@@ -166,6 +177,8 @@ def _reason(row: Tried, said: Mapping[str, str], figures: Figures, best: Tried, 
         return said[row.name]
     if row.sha256 == best.sha256:
         return "no gain: the same file as the chosen one"
+    if row.file not in final:
+        return LEFT
     times = _median(figures, row) / _median(figures, best)
     if row in ties:
         return "no gain: a tie with the chosen one" + (", with more error" if _more_error(row, best) else "")

@@ -14,10 +14,10 @@ ACCELERATORS = ("auto", "cpu", "gpu", "tpu")
 """What `training.accelerator` may ask for: all devices of that kind, or of the fastest kind that there is."""
 
 ECONOMIES = ("siblings", "look", "halving", "deploy", "prior", "pour", "graphs")
-"""What a search saves by: a trained model served in every form at once; a short measurement before training, a full one
-only for what may be on the front; training stopped at rungs; no file of a trained form that others beat; proposals
-skipped by the fitted latency model; trained weights put into the file of the look; models kept with their graphs, to be
-trained again at another rate. Each can be switched off (`search.without`), to see what it brings.
+"""What a search saves by: a trained model served in every form at once; its measurement before training; training
+stopped at rungs; no file of a trained form that others beat; proposals skipped by the fitted latency model; trained
+weights put into the file of the look; models kept with their graphs, to be trained again at another rate. Each can be
+switched off (`search.without`), to see what it brings.
 """
 
 Emit = Callable[[dict[str, Any]], None]
@@ -81,6 +81,7 @@ class Bench:
     model: ModelFile | None = None  # the user's own trained model, where that is the baseline
     hypermodel: ModelFile | None = None  # the user's code that builds the candidates, where brisk does not
     without: tuple[str, ...] = ()  # those of `ECONOMIES` that are switched off
+    in_full: bool = False  # every measurement at length, for these figures are final
     repeat: int = 0  # which training of the same candidate: of another seed, the data's split apart
 
     @property

@@ -39,7 +39,7 @@ from objectives.deployment.interpreter import predict
 from objectives.deployment.pour import narrowed
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.group import Group
-from objectives.latency.devices import device, measured_on
+from objectives.latency.devices import reached
 from objectives.model_file import answered, fed
 from objectives.objective import costs_of, over_bound
 from objectives.origin import origin_of
@@ -66,6 +66,7 @@ KEEPS = "keeps its state from call to call: its caller must reset it before each
 MAKERS = ("tensorflow", "keras", "ai-edge-quantizer", "ai-edge-litert", "brisk-rnn")
 """What a file and its answers depend on beside weights and form."""
 
+ROUNDING = 1e-5  # of the largest output, as lowerings are held to
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
 
 
@@ -80,7 +81,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
     with group.stage("load"):  # which is alike for all candidates: what fails there is the driver's affair
         group.data = loaded(group.bench)
         group.origin = origin_of(group.bench, group.data, group.forms[0])
-    looking = "look" not in group.bench.without
+    looking = "look" not in group.bench.without and not group.bench.in_full
     try:
         if group.origin.trains and looking:
             _look(group)
@@ -90,7 +91,7 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
             if looking and "deploy" not in group.bench.without:
                 _spare_the_beaten(group)
             group.each(_deploy)
-            if group.origin.trains and not looking:
+            if group.origin.trains and not looking and not group.bench.in_full:
                 _look_at_last(group)
             _measure(group)
     except Stopped as stopped:
@@ -125,10 +126,15 @@ def _look(group: Group) -> None:
 
 def _look_at_last(group: Group) -> None:
     """The same short sitting, of trained files: all that is switched off is its coming first."""
+    if not group.open:
+        return
     with group.stage("measure"):
         measured = _sitting(group, group.open, "measure", replace(group.bench.conditions, **SHORT))
-    found = zip(group.open, measured, strict=True)
-    group.looks = {form: figure for form, figure in found if isinstance(figure, Measurement)}
+    for form, figure in zip(tuple(group.open), measured, strict=True):
+        if isinstance(figure, Measurement):
+            group.looks[form] = figure
+        else:
+            group.settle(form, "failed", stage="measure", reason=figure.reason)
 
 
 def _lower_untrained(group: Group, form: int) -> None:
@@ -232,7 +238,7 @@ def _kept_artifact(group: Group, asked: Deployment, content: bytes, stage: str, 
     sha256 = group.cache.keep_artifact(content, lasting=not looked)
     packed = len(zlib.compress(content))
     made = group.origin.exporter(asked)
-    keeps = asked.lowering == "keras" and keeps_state(content)  # brisk's own graphs never do
+    keeps = not group.origin.blueprint and keeps_state(content)  # graphs that are all brisk's never do
     artifact = Artifact(sha256, len(content), asked.batch, bits, made, keeps_state=keeps, compressed_bytes=packed)
     if looked and group.origin.blueprint:
         group.cache.keep_record("looked", _look_key(group, asked), to_json(artifact), lasting=False)
@@ -373,7 +379,7 @@ def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32], signa
     spread = np.asarray(signature.target_std or 1.0, dtype=np.float32)
     worst = float(np.max(np.abs(output - oracle) / spread))
     centred = np.abs(oracle - np.asarray(signature.target_mean or 0.0, dtype=np.float32))
-    rounding = 4 * float(np.finfo(np.float32).eps * np.max(np.abs(oracle) / spread))  # of values far from 0
+    rounding = ROUNDING * float(np.max(np.abs(oracle) / spread))  # of values far from 0
     allowed = PARITY * max(1.0, float(np.max(centred / spread))) + rounding
     if not worst <= allowed:
         raise CandidateError("parity", f"the lowered form differs from Keras by {worst:.3g}; {allowed:.1g} is allowed")
@@ -401,8 +407,8 @@ def _sitting(
     The event that it begins says with "quiet" whether others should stand still meanwhile; of what is looked at for
     the first time nobody knows yet that it is long. Raises DeviceError where nothing can be measured.
     """
-    tool = device(group.bench.device)
-    fingerprint = tool.fingerprint(conditions)
+    with reached(group.bench.device) as tool:
+        fingerprint, usual = tool.fingerprint(conditions), tool.fingerprint(group.bench.conditions)
     artifacts = [group.known[form]["artifact"] for form in forms]
     keys = [digest(artifact.sha256, fingerprint) for artifact in artifacts]
     found = {key: kept for key in keys if (kept := _kept(group, key))}
@@ -413,12 +419,13 @@ def _sitting(
     quiet = {"stage": stage, "quiet": conditions.threads > 1 or long}
     figures: list[Measurement | MeasureFailure] = []
     if paths:
-        figures = measured_on(group.bench.device, paths, conditions, emit=lambda event: group.emit({**event, **quiet}))
+        with reached(group.bench.device) as tool:
+            figures = tool.measure(paths, conditions, emit=lambda event: group.emit({**event, **quiet}))
     group.emit({"event": "stage", "stage": stage, "form": None, "detail": "measured"})  # others may go on
     fresh = dict(zip(missing, figures, strict=True))
     for key, measurement in fresh.items():
         if isinstance(measurement, Measurement):
-            fresh[key] = measurement = _comparable(group, tool.fingerprint(group.bench.conditions), measurement)
+            fresh[key] = measurement = _comparable(group, usual, measurement)
             if measurement.trusted or stage == "untrained":  # a look is never more than that
                 group.cache.keep_record("measured", key, to_json(measurement), lasting=False)
     return [{**found, **fresh}[key] for key in keys]

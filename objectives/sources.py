@@ -7,6 +7,7 @@ part). `objectives.data` checks them. Nothing here unpickles: object arrays of .
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import sys
@@ -185,15 +186,18 @@ def _moments(path: Path, steps: pd.Series[Any]) -> Any:
     """What orders the rows: text would put step 10 before step 9."""
     import pandas as pd
 
-    if pd.api.types.is_numeric_dtype(steps) or pd.api.types.is_datetime64_any_dtype(steps):
+    if pd.api.types.is_datetime64_any_dtype(steps):
+        return steps.to_numpy("datetime64[ns]")  # of whatever zone
+    if pd.api.types.is_numeric_dtype(steps) or pd.api.types.is_timedelta64_dtype(steps):
         return steps.to_numpy()
-    try:
-        return pd.to_datetime(steps, format="ISO8601", utc=True).to_numpy()
-    except (ValueError, TypeError):
-        raise DataError(
-            f"{path}: column 'step' holds text, for instance {str(steps.iloc[0])!r}; give numbers, or times such as "
-            "2026-01-31T09:59:00, or leave the column out where the rows stand in order"
-        ) from None
+    with contextlib.suppress(ValueError, TypeError):
+        return pd.to_datetime(steps, format="ISO8601", utc=True).to_numpy("datetime64[ns]")
+    with contextlib.suppress(ValueError, TypeError):
+        return pd.to_timedelta(steps).to_numpy()  # 09:59:00
+    raise DataError(
+        f"{path}: column 'step' holds text, for instance {str(steps.iloc[0])!r}; give numbers, or times such as "
+        "2026-01-31T09:59:00 or 09:59:00, or leave the column out where the rows stand in order"
+    )
 
 
 def _numbers(values: Any) -> Any:

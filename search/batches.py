@@ -36,7 +36,7 @@ def conditions(bench: Bench) -> Bench:
     full: these figures are final, a look is not.
     """
     longer = replace(bench.conditions, timeout_s=bench.conditions.timeout_s + LONGER_S)
-    return replace(bench, bounds={}, conditions=longer, without=(*bench.without, "look"))
+    return replace(bench, bounds={}, conditions=longer, in_full=True)
 
 
 def curve(name: int | str, outcomes: Iterable[Outcome], bounds: Mapping[str, float]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from search.budget import Limits, reached
 from search.clock import IDLE, Clock
 from search.finish import finish
 from search.health import guessing
-from search.isolate import CallFailed, Child, ChildDied, Event, waits
+from search.isolate import STAGE_ENDS, CallFailed, Child, ChildDied, Event, waits
 from search.lane import BEGINNING, Abandoned, Lane, News, Work
 from search.study import PATIENCE, STRUCK, Group, SpaceExhausted, Study, named_at_work
 from search.summary import batches_left
@@ -170,9 +170,8 @@ class _Driver:
         if genotype is None or (kept and kept.state == "complete"):
             return
         if self._study.strikes("baseline", genotype) >= PATIENCE:
-            raise StudyError(
-                f"the baseline is not tried again, for {STRUCK}; another --name tries it once more, or leave it out"
-            )
+            self._study.forgive("baseline", genotype)
+            self._judge_baseline(Outcome(genotype, "failed", stage=BEGINNING, reason=STRUCK))
         unbounded = to_json(replace(self._study.bench, bounds={}))
         lane = self._lanes[0]
         self._begin(lane, Work(("baseline",), (genotype,), unbounded))
@@ -419,7 +418,7 @@ class _Driver:
     def _bury(self, lane: Lane, work: Work, error: BaseException) -> None:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again. A worker
         that died of what they shared is no fault of theirs, unless it happens again. Raises StudyError where workers
-        cannot even begin, or a device measure nothing, which is no fault of candidates at all.
+        cannot even begin, or a device measure nothing, which is no fault of candidates, but where others do well.
         """
         if not isinstance(error, BriskError) or (isinstance(error, InputError) and not isinstance(error, DeviceError)):
             raise error
@@ -433,13 +432,16 @@ class _Driver:
         lost: set[Any] = {work.form} & work.open if isinstance(error, ChildDied) else set()
         reason = error.reason if isinstance(error, ChildDied | CandidateError) else str(error)
         how = error.kind if isinstance(error, ChildDied) else ""
-        # A limit may be too short, models that the worker keeps fill memory too, and a SIGKILL comes from elsewhere.
-        for form in lost if how == "crashed" and "SIGKILL" not in reason else ():
+        # Of the time for all, training may have taken most; models that the worker keeps fill memory too; and a SIGKILL
+        # comes from elsewhere.
+        its_own = (how == "crashed" and "SIGKILL" not in reason) or reason.startswith(STAGE_ENDS)
+        for form in lost if its_own else ():
             self._study.died(work.genotypes[form], work.stage, reason)
         begun = work.stage not in UNBEGUN and not isinstance(error, DeviceError)
+        unready = work.unready + (not begun)
         if not begun:
             self._count_unready(lane, reason)
-        if lost or (begun and not (how in ("crashed", "memory") and work.tried < TRIES)):
+        if lost or unready == UNREADY or (begun and not (how in ("crashed", "memory") and work.tried < TRIES)):
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
         self._end(lane)
@@ -447,7 +449,8 @@ class _Driver:
             lane.met = {each.genotypes[0].architecture for each in lane.works}
         if rest:
             names, genotypes = tuple(work.names[i] for i in rest), tuple(work.genotypes[i] for i in rest)
-            self._begin(lane, Work(names, genotypes, work.bench, tried=work.tried + (begun and not lost)))
+            tried = work.tried + (begun and not lost)
+            self._begin(lane, Work(names, genotypes, work.bench, tried=tried, unready=unready))
 
     def _count_unready(self, lane: Lane, reason: str) -> None:
         lane.unready += 1

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from objectives.cache import Cache
-from objectives.latency.devices import measured_on
+from objectives.latency.devices import reached
 from objectives.outcome import MeasureFailure, Measurement, Outcome, Quality
 from search.budget import Limits
 from search.isolate import CallFailed, Child, ChildDied, Event
@@ -37,7 +35,7 @@ Measured = Sequence[Measurement | MeasureFailure]
 def finish(study: Study, child: Child, on_event: Callable[[Event], None], limits: Limits) -> float:
     """Keep the final figures of the front, its twins and the baseline; gives the seconds spent measuring.
 
-    `child` reads the test part; one that dies of it is replaced once, and then the model is looked for that it dies of.
+    `child` reads the test part; one that dies of it is replaced once, and from then on what it was at is left out.
     What cannot be had is told as {"event": "warning", "text"}, and the figures of the search stay; an outcome with a
     `reason` has its measurement of the search still, one whose file was damaged, or cannot be run on the test part, all
     of its figures. Nothing is done where no trial was told since the last time.
@@ -54,21 +52,22 @@ def finish(study: Study, child: Child, on_event: Callable[[Event], None], limits
     if not found or set(found) <= set(history.finals):
         return 0.0
     try:
-        tested = _tested(study, list(found.values()), child, on_event, limits)
+        tested, deaths = _tested(study, list(found.values()), child, on_event, limits)
     except (ChildDied, CallFailed, CandidateError) as error:
         on_event({"event": "warning", "text": f"the test figures are missing: {error}"})
         return 0.0
-    qualities = dict(zip(found, tested["quality"], strict=True))
-    deaths: list[str] = tested.get("deaths") or [DAMAGED] * len(found)
-    finals = {
-        name: _unmeasured(outcome, why)
-        for (name, outcome), why in zip(found.items(), deaths, strict=True)
-        if not qualities[name]
-    }
-    found = {name: outcome for name, outcome in found.items() if qualities[name]}
+    alive = [name for place, name in enumerate(found) if place not in deaths]
+    qualities = dict(zip(alive, tested["quality"], strict=True))
+    whys = {name: deaths.get(place, DAMAGED) for place, name in enumerate(found)}
+    finals = {name: _unmeasured(outcome, whys[name]) for name, outcome in found.items() if not qualities.get(name)}
+    found = {name: outcome for name, outcome in found.items() if name not in finals}
     on_event({"event": "stage", "stage": "measure", "form": None, "detail": f"the front again, {len(found)} models"})
     started = time.monotonic()
-    measured = _measured(study, list(found.values()), tested, on_event)
+    try:
+        measured = _measured(study, list(found.values()), tested, on_event)
+    except DeviceError as error:  # the next session may do better
+        on_event({"event": "warning", "text": f"the front is not measured again: {error}"})
+        return 0.0
     spent = time.monotonic() - started
     for (name, outcome), measurement in zip(found.items(), measured, strict=True):
         again = replace(outcome, quality=from_json(Quality, qualities[name]))
@@ -88,45 +87,42 @@ def _unmeasured(outcome: Outcome, why: str) -> Outcome:
 
 def _tested(
     study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None], limits: Limits
-) -> dict[str, Any]:
-    """What `final` of the evaluator gives. Where its worker dies of a model, twice, each half is tried by itself, down
-    to the one model, which has no quality then, and a word in "deaths". Raises ChildDied where it comes to none.
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """What `final` of the evaluator gives of those that it does not die of, and by place how it died of the others,
+    which are left out, one after another, from its second death on. Raises ChildDied where that was of no model.
     """
-    stages: list[str] = []
+    left, deaths, tried = list(range(len(found))), dict[int, str](), 0
+    at: int | None = None
 
     def hear(event: Event) -> None:
-        stages.extend([event["stage"]] if event["event"] == "stage" else [])
+        nonlocal at
+        at = event["form"] if event["event"] == "stage" else at
         on_event(event)
 
-    arguments = {
-        "bench": to_json(study.bench),
-        "genotypes": [to_json(outcome.genotype) for outcome in found],
-        "outcomes": [to_json(outcome) for outcome in found],
-    }
-    function = f"{study.plan.evaluator}:final"
-    ask: Callable[[], dict[str, Any]] = partial(
-        child.call,
-        function,
-        arguments,
-        timeout_s=limits.group_timeout_s and limits.group_timeout_s * (1 + len(found)),
-        on_event=hear,
-        stage_timeouts=limits.stage_timeouts,
-        stage_memory_bytes=limits.stage_memory_bytes,
-    )
-    with suppress(ChildDied):
-        return ask()
-    try:
-        return ask()
-    except ChildDied as death:
-        if not stages:
-            raise
-        if len(found) == 1:
-            return {"quality": [None], "deaths": [f"the worker that ran it on the test part {death.reason}"]}
-    half = len(found) // 2
-    parts = [_tested(study, some, child, on_event, limits) for some in (found[:half], found[half:])]
-    for part in parts:
-        part.setdefault("deaths", [DAMAGED] * len(part["quality"]))
-    return {key: [one for part in parts for one in part.get(key, ())] for key in parts[0] | parts[1]}
+    while left:
+        at, tried = None, tried + 1
+        arguments = {
+            "bench": to_json(study.bench),
+            "genotypes": [to_json(found[place].genotype) for place in left],
+            "outcomes": [to_json(found[place]) for place in left],
+        }
+        try:
+            told = child.call(
+                f"{study.plan.evaluator}:final",
+                arguments,
+                timeout_s=limits.group_timeout_s and limits.group_timeout_s * (1 + len(left)),
+                on_event=hear,
+                stage_timeouts=limits.stage_timeouts,
+                stage_memory_bytes=limits.stage_memory_bytes,
+            )
+        except ChildDied as death:
+            if tried > 1 and at is None:
+                raise
+            if tried > 1 and at is not None:
+                deaths[left.pop(at)] = f"the worker that ran it on the test part {death.reason}"
+            continue
+        return dict(told), deaths
+    return {"quality": []}, deaths
 
 
 def _measured(
@@ -146,8 +142,5 @@ def _measured(
     )
     cache = Cache(study.plan.bench.home)
     paths = [cache.artifact(outcome.artifact.sha256) for outcome in found if outcome.artifact]
-    try:
-        return measured_on(study.plan.bench.device, paths, conditions, emit=on_event)
-    except DeviceError as error:
-        on_event({"event": "warning", "text": f"the front is not measured again: {error}"})
-        return [MeasureFailure(str(error)) for _ in paths]
+    with reached(study.plan.bench.device) as tool:
+        return tool.measure(paths, conditions, emit=on_event)

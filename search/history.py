@@ -271,7 +271,7 @@ def _fixed(plan: Plan) -> dict[str, Any]:
     plain = to_json(plan)
     for key in ("sampler", "warm_start", "confirm_seeds", "tracking"):
         del plain[key]
-    for key in ("home", "root", "data_digest", "ensemble", "repeat"):
+    for key in ("home", "root", "data_digest", "ensemble", "repeat", "in_full"):
         del plain["bench"][key]
     del plain["bench"]["training"]["accelerator"]
     if model := plain["bench"]["model"]:

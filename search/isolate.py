@@ -30,6 +30,9 @@ LOOK_S = 2.0  # the most that counts between two looks: where more passed, we st
 SILENT_S = 30.0  # a child that waits says so every few seconds (`objectives.latency.devices.local`)
 TAIL_BYTES = 4096
 
+STAGE_ENDS = "the stage"
+"""How the reason begins where a stage took longer than it may, and not the whole."""
+
 _NURSERY = ThreadPoolExecutor(1, "brisk-nursery")
 """The thread that starts all children: the kernel ends each with the thread it came from, so that must live on."""
 
@@ -75,11 +78,11 @@ class Child:
         self._memory_limit_bytes = memory_limit_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._starting = threading.Lock()
+        self._starting = threading.Condition()
         self._closed = False
         self._log_from = 0  # where in the log the running call began
         self._standing = False
-        self._quiet = False  # it is to stand still, though there may be no process yet
+        self._quiet = False  # whether it is to stand still, were there a process
 
     @property
     def pid(self) -> int | None:
@@ -147,7 +150,7 @@ class Child:
         return message
 
     def pause(self) -> None:
-        """Have the process stand still until `resume`; nothing where there is none."""
+        """Have the process stand still until `resume`; where there is none, none begins till then."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -158,6 +161,7 @@ class Child:
         with self._starting:
             self._quiet = number == signal.SIGSTOP
             self._standing = self._quiet and self._process is not None
+            self._starting.notify_all()
             if self._process:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number)
@@ -166,10 +170,12 @@ class Child:
         """End the child and all it started, at once; a call that runs in another thread ends with ChildDied."""
         with self._starting:
             self._closed = True
+            self._starting.notify_all()
         self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._starting:
+            self._starting.wait_for(lambda: self._process or self._closed or not self._quiet)
             if self._closed:
                 raise ChildDied("crashed", "the child was closed")
             if self._process is None:
@@ -185,9 +191,6 @@ class Child:
                     )
                     try:
                         self._process = begun.result()
-                        if self._quiet:  # it begins in another's quiet window, as one that died there does
-                            os.killpg(self._process.pid, signal.SIGSTOP)
-                            self._standing = True
                     except OSError as error:
                         raise errors.StudyError(
                             f"a worker process cannot be started ({error}); give it memory, or leave to start "
@@ -278,7 +281,7 @@ class _Watch:
             raise ChildDied("timeout", f"did not end within {self._timeout_s:g} s")
         limit = self._stage_timeouts.get(self.stage)
         if limit and self._stage_s > limit:
-            raise ChildDied("timeout", f"the stage {self.stage} did not end within {limit:g} s")
+            raise ChildDied("timeout", f"{STAGE_ENDS} {self.stage} did not end within {limit:g} s")
 
     def hear(self, event: Event) -> None:
         """Take note of what the child says it is at."""

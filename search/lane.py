@@ -34,6 +34,7 @@ class Work:
     since: float = field(default_factory=time.monotonic)
     hurried: bool = False  # others do not stand still for it any more
     tried: int = 1  # times
+    unready: int = 0  # times that it came to nothing before anything was done for it
 
     def __post_init__(self) -> None:
         self.open = set(range(len(self.names)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -72,7 +73,7 @@ SAMPLERS: dict[str, Make] = {
 
 
 def named(name: str) -> Make:
-    """The maker of a sampler: a row of SAMPLERS, or "module:factory", called with seed=number.
+    """The maker of a sampler: a row of SAMPLERS, or "module:factory", called with a seed.
 
     Raises SpecError where the name is unknown, or what the sampler needs is not installed.
     """
@@ -87,18 +88,27 @@ def named(name: str) -> Make:
         raise SpecError(f'search.sampler: got {name!r}; {nearest(name, SAMPLERS)}, or give "module:factory"')
     module, _, attribute = name.partition(":")
     try:
-        factory = getattr(importlib.import_module(module), attribute)
-        made = factory(seed=0)
+        make = _by_seed(getattr(importlib.import_module(module), attribute))
+        made = make(0)
     except Exception as error:  # whatever the user's code raises
         raise SpecError(
             f"search.sampler: {name!r} cannot be had: {type(error).__name__}: {error}; it must be importable, and give "
-            "one of Optuna's samplers when it is called with seed=0"
+            "one of Optuna's samplers when it is called with a seed"
         ) from error
     if not isinstance(made, BaseSampler):
         raise SpecError(
-            f"search.sampler: {name!r} gives a {type(made).__name__}, called with seed=0, and none of Optuna's samplers"
+            f"search.sampler: {name!r}, called with a seed, gives a {type(made).__name__}, none of Optuna's samplers"
         )
-    return lambda seed: cast(BaseSampler, factory(seed=seed))
+    return make
+
+
+def _by_seed(factory: Any) -> Make:
+    """One of Optuna's own takes its seed by name alone, a user's perhaps by place."""
+    try:
+        named = "seed" in inspect.signature(factory).parameters
+    except ValueError:  # of what is not written in Python
+        named = False
+    return cast(Make, (lambda seed: factory(seed=seed)) if named else factory)
 
 
 class SeededSampler(BaseSampler):

@@ -22,7 +22,7 @@ import optuna
 from optuna.trial import FixedTrial, Trial, TrialState
 
 from objectives.bench import Bench
-from objectives.latency.devices import device
+from objectives.latency.devices import reached
 from objectives.objective import OBJECTIVES, learned_cost, over_bound, violations
 from objectives.outcome import FORETOLD, Outcome
 from search.crashes import Crashes
@@ -257,6 +257,10 @@ class Study:
         """How often what is no trial was at work when a driver was killed."""
         return self._struck.get(str(named_at_work(name, genotype)), 0)
 
+    def forgive(self, name: str, genotype: Genotype) -> None:
+        """Count anew how often what is no trial is at work when a driver is killed."""
+        self._struck.pop(str(named_at_work(name, genotype)), None)
+
     def given_up(self, name: str, genotype: Genotype) -> bool:
         """Whether what is no trial was at work too often when a driver was killed; it is kept as failed then."""
         if self.strikes(name, genotype) < PATIENCE:
@@ -275,7 +279,7 @@ class Study:
         return bool(found)
 
     def _propose(self) -> Trial:
-        """The next trial: first forms that there was no room for, then those that the search begins with; one that is not
+        """The next trial: first forms that there was no room for, then those that the search begins with; none that is
         distilled while there is no teacher.
         """
         for genotype in self._cut_short:
@@ -342,7 +346,8 @@ class Study:
         asked = self.plan.bench
         if self.plan.rehearsal:
             return []
-        now, before = device(asked.device).fingerprint(asked.conditions), self._attributes.get("fingerprint")
+        with reached(asked.device) as tool:
+            now, before = tool.fingerprint(asked.conditions), self._attributes.get("fingerprint")
         if before is None:
             self._optuna.set_user_attr("fingerprint", now)
         if before in (None, now):
@@ -375,15 +380,15 @@ class Study:
             self._optuna.tell(trial, state=TrialState.FAIL)
             return None
         self._note(trial, genotype)
-        siblings = self._siblings(genotype)
-        if len(siblings) >= max(room, 1):
-            trial.set_user_attr("cut_short", True)  # a session with more room takes up the rest
         trial.set_user_attr("genotype", to_json(genotype))
         if foretold := self._hopeless(genotype):
             self.tell(trial.number, foretold)
             return None
+        siblings = self._siblings(genotype)
+        if len(siblings) >= room:
+            trial.set_user_attr("cut_short", True)  # a session with more room takes up the rest
         group = {trial.number: genotype}
-        for sibling in siblings[: max(room - 1, 0)]:
+        for sibling in siblings[: room - 1]:
             beside = self._started(sibling, lead=trial.number, genotype=to_json(sibling))
             self._note(beside, sibling)
             group[beside.number] = sibling
@@ -573,7 +578,8 @@ class Study:
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
-                self._cut_short.extend([from_json(Genotype, kept["genotype"])] * ("cut_short" in kept))
+                if "cut_short" in kept and kept.get("outcome", {}).get("state", "failed") != "failed":
+                    self._cut_short.append(from_json(Genotype, kept["genotype"]))
                 self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
             if frozen.state.is_finished() and "outcome" in kept:
                 told.append((frozen.datetime_complete or datetime.min, frozen.number, kept["outcome"]))

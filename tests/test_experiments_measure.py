@@ -122,7 +122,7 @@ def test_a_keras_file_may_need_a_length_and_code_of_the_users(tmp_path: Path, mo
     assert "failed" not in row
     with pytest.raises(ModelError, match="give --time-steps"):
         measured([path], "local", short, custom=("measured_layers:Twice",))
-    with pytest.raises(InputError, match="--time-steps: --device fake opens no Keras files; leave it out"):
+    with pytest.raises(InputError, match="--time-steps: --device fake takes no such option; leave it out"):
         measured([path], "fake", short, time_steps=5)
     with pytest.raises(InputError, match="--custom: of use to none of these files; leave it out"):
         measured([REFERENCE], "local", short, custom=("measured_layers:Twice",))
@@ -142,7 +142,7 @@ def test_a_model_of_a_fixed_batch_is_timed_at_that_and_its_inputs_are_not_swappe
         x = {"left": tf.ones((5, 4, 3)), "again": tf.zeros((5, 4, 2))}
         wanted = keras.models.load_model(path, compile=False)([*x.values()])
         np.testing.assert_allclose(tf.nest.flatten(answer(**x))[0], wanted, rtol=1e-5)
-    with pytest.raises(ValueError, match="it takes sequences of 4 steps and no others: leave --time-steps out"):
+    with pytest.raises(ValueError, match="it takes sequences of 4 steps and no others"):
         meter._keras({**asked, "time_steps": 9}, 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 from experiments import verdict
 from objectives.outcome import MeasureFailure, Measurement
 from objectives.rewriting.tried import Tried
-from spaces.errors import ModelError
+from spaces.errors import ModelError, VerificationError
 
 
 def figure(ms: float, half: float = 0.01) -> Measurement:
@@ -135,17 +135,25 @@ def test_a_form_that_drops_more_on_all_rows_gives_way_to_the_next() -> None:
     rows = [STOCK, row("loop 4", error=0.1, drop=0.0), row("loop 8", error=1e-2, drop=0.001), row("loop 32")]
     figures = {f"{each.name}.tflite": figure(ms) for each, ms in zip(rows, (0.2, 0.05, 0.1, 0.15), strict=True)}
     said = verdict.usable(rows, figures, 0.005, False, None)
-    drops, asked = {"loop 4": 0.02, "loop 8": 0.006, "loop 32": 0.01}, []
+    drops, asked, off = {"loop 4": 0.02, "loop 8": 0.006, "loop 32": 0.01}, [], {"loop 32": 1e-6}
 
     def prove(part: dict) -> dict:
         asked.append(part["chosen"])
-        return {"drop": drops[part["chosen"]], "rows": 9000}
+        return {"drop": drops[part["chosen"]], "rows": 9000, "max_difference": off.get(part["chosen"], 0.1)}
 
     report = verdict.proved(rows, said, figures, set(figures), FACTS, 1, 0.005, prove)
     assert asked == ["loop 4", "loop 8", "loop 32"], "what is exact is never too lossy"
     assert report["chosen"] == "loop 32"
-    assert report["proof"] == {"drop": 0.01, "rows": 9000}
+    assert report["proof"]["drop"] == 0.01
+    assert report["refuted"] == {"4", "8"}, "widths that other lengths, which have no labels, are not to trust either"
     assert reasons(report)["loop 4"] == "too lossy: drops by 0.0200 on all 9000 rows, over the 0.005 allowed"
+
+    off["loop 32"] = 0.1  # exact on some rows, and on all of them not
+    drops["Keras 3 8"] = 0.3
+    with pytest.raises(
+        VerificationError, match=r"loop 32: too lossy: drops by 0.0100 on all 9000.*allow a little more"
+    ):
+        verdict.proved(rows, said, figures, set(figures), FACTS, 1, 0.005, prove)
 
 
 def test_a_runtime_that_takes_another_batch_is_compared_by_the_sequence() -> None:

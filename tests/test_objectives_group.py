@@ -100,13 +100,21 @@ class Unplugged(Fake):
         raise OSError("no such port")
 
 
-def test_a_device_that_is_gone_fails_no_form(group: Group) -> None:
-    group.bench = replace(group.bench, device=f"{__name__}:Unplugged")
+class Gone(Fake):
+    """One that is asked first for what it is."""
+
+    def fingerprint(self, conditions: Conditions) -> str:
+        raise OSError("no such port")
+
+
+@pytest.mark.parametrize("kind", ["Unplugged", "Gone"])
+def test_a_device_that_is_gone_fails_no_form(group: Group, kind: str) -> None:
+    group.bench = replace(group.bench, device=f"{__name__}:{kind}")
     content = REFERENCE.read_bytes()
     group.origin = SimpleNamespace(  # type: ignore[assignment]
         blueprint="", start=lambda: None, exporter=str, lower=lambda asked: content
     )
-    with pytest.raises(DeviceError, match="Unplugged' can measure nothing now: OSError: no such port"):
+    with pytest.raises(DeviceError, match=f"{kind}' can measure nothing now: OSError: no such port"):
         _look(group)
     assert group.open == [0, 1]
 

@@ -13,7 +13,7 @@ import pytest
 
 from objectives.deployment.convert import fixed
 from objectives.rewriting.examples import _ended, _packed, _tags, question
-from objectives.rewriting.tried import Request, ways
+from objectives.rewriting.tried import EXACT, Request, Tried, ways
 from objectives.rewriting.work import compared, dropped, look, steps_of
 from spaces.errors import DataError, ModelError
 from spaces.lowering.load import Port
@@ -129,10 +129,13 @@ def test_labels_of_steps_are_told_by_what_the_model_gives(shape: Any, labels: An
     assert _tags(loaded, "y", np.array(labels)) is tags
 
 
-def test_exact_is_relative_to_what_the_model_gives() -> None:
-    """Tiny outputs that are off by a hundredth of themselves are lossy, and NaN in any output is no number."""
+def test_exact_is_relative_to_what_the_model_gives_and_no_number_is_never_lost() -> None:
     small = np.array([[1e-5, -3e-6]], np.float32)
-    assert compared({"y": small * 1.01}, {"y": small})[0] == pytest.approx(0.01, rel=1e-3)
+    difference, error = compared({"y": small * np.float32(1.01)}, {"y": small})
+    assert difference < EXACT
+    assert error == pytest.approx(0.01, rel=1e-3)
+    assert not Tried("loop rec8", "loop", "rec8", max_difference=difference, output_error=error).exact
+    assert Tried("loop 32", "loop", "32", max_difference=difference, output_error=error).exact
     assert compared({"y": np.zeros((1, 2))}, {"y": np.zeros((1, 2))}) == (0.0, 0.0)
     right, wrong = np.ones((1, 2)), np.full((1, 2), np.nan)
     assert compared({"a": right, "b": wrong}, {"a": right, "b": right}) == (np.inf, np.inf)

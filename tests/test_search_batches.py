@@ -55,7 +55,7 @@ def test_the_ladder_is_the_spaces_own_where_it_has_one() -> None:
 def test_a_curve_is_no_look(tmp_path: Path) -> None:
     under = conditions(replace(bench(tmp_path), bounds={"latency": 1.0}))
     assert under.bounds == {}
-    assert under.without == ("look",)
+    assert under.in_full
 
 
 def test_a_row_has_its_own_figures_and_a_bound_excludes_it(tmp_path: Path) -> None:

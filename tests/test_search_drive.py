@@ -157,16 +157,26 @@ def test_what_is_no_candidates_fault_ends_the_run_and_costs_none(
     assert found.running
 
 
-@pytest.mark.parametrize(("kind", "learnt"), [("crashed", True), ("timeout", False), ("memory", False)])
-def test_only_a_crash_teaches_that_its_kind_crashes(tmp_path: Path, kind: str, learnt: bool) -> None:
-    """A limit of time may be too short, for the training before it took most of it."""
+@pytest.mark.parametrize(
+    ("kind", "reason", "learnt"),
+    [
+        ("crashed", "died by signal 11 (SIGSEGV)", True),
+        ("crashed", "died by signal 9 (SIGKILL)", False),
+        ("timeout", "the stage lower did not end within 5 s", True),
+        ("timeout", "did not end within 5 s", False),  # training may have taken most of it
+        ("memory", "used 3000 MiB", False),
+    ],
+)
+def test_what_teaches_that_a_kind_of_candidate_cannot_be_made(
+    tmp_path: Path, kind: str, reason: str, learnt: bool
+) -> None:
     with Study.start(tmp_path, "s", plan(tmp_path, baseline=None)) as study:
         driver = _Driver(study, Limits(), lambda event: None, threading.Event())
         try:
             for twin in ("twin-1", "twin-2"):
                 work = Work((twin,), (BASELINE,), to_json(study.bench), stage="lower", form=0)
                 driver._lanes[0].works.append(work)
-                driver._bury(driver._lanes[0], work, ChildDied(kind, "came to its end"))
+                driver._bury(driver._lanes[0], work, ChildDied(kind, reason))
         finally:
             driver.stop("error")
         assert bool(study._crashes.known(BASELINE)) == learnt
@@ -178,9 +188,41 @@ def test_a_baseline_that_takes_the_machine_down_is_given_up(tmp_path: Path) -> N
             study.keep_clock({}, [named_at_work("baseline", BASELINE)])
     with (
         Study.start(tmp_path, "s", plan(tmp_path)) as study,
-        pytest.raises(StudyError, match="the baseline is not tried again, for it was at work 5 times"),
+        pytest.raises(StudyError, match="the baseline failed at start: it was at work 5 times"),
     ):
         drive(study, Limits(trials=4))
+    with Study.start(tmp_path, "s", plan(tmp_path)) as study:  # as it says, the same command tries it again
+        assert drive(study, Limits(trials=4)) == "trials"
+        assert study.baseline
+        assert study.baseline.state == "complete"
+
+
+FUSSY = """
+import json, pathlib
+from objectives.rehearsal import evaluate as well, final, prepare
+from spaces.errors import DeviceError
+
+def evaluate(bench, genotypes, emit, ask):
+    first = pathlib.Path(bench["home"], "first.json")
+    if not first.exists():
+        first.write_text(json.dumps(genotypes))
+    if json.loads(first.read_text()) == genotypes:
+        raise DeviceError("the device can measure nothing now")
+    well(bench, genotypes, emit, ask)
+"""
+
+
+def test_a_device_that_fails_one_model_alone_fails_that_and_the_study_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fussy.py").write_text(FUSSY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Study.start(tmp_path, "s", replace(plan(tmp_path, baseline=None), evaluator="fussy")) as study:
+        assert drive(study, Limits(trials=24)) == "trials"
+    outcomes = history.read(tmp_path, "s").outcomes.values()
+    assert len(outcomes) == 24
+    assert Counter(outcome.state for outcome in outcomes)["failed"] == 4
+    assert {one.genotype.group for one in outcomes if one.state == "failed"} == {study.outcomes[0].genotype.group}
 
 
 DEADLY = """
@@ -189,9 +231,10 @@ from objectives.rehearsal import evaluate, prepare
 from objectives.rehearsal import final as well
 
 def final(bench, genotypes, outcomes, emit):
-    emit({"event": "stage", "stage": "quality", "form": 0, "detail": "test"})
-    if any(each["deployment"]["bits"] == "8" for each in genotypes):
-        os.kill(os.getpid(), signal.SIGSEGV)
+    for form, each in enumerate(genotypes):
+        emit({"event": "stage", "stage": "quality", "form": form, "detail": "test"})
+        if each["deployment"]["bits"] == "8":
+            os.kill(os.getpid(), signal.SIGSEGV)
     return well(bench, genotypes, outcomes, emit)
 """
 

@@ -110,10 +110,10 @@ def test_unknown_names_and_absent_packages_are_said() -> None:
         named("tpes")
     with pytest.raises(SpecError, match="cannot be had: ModuleNotFoundError"):
         named("nowhere:make")
-    with pytest.raises(SpecError, match="'builtins:int' cannot be had: TypeError"):
-        named("builtins:int")
-    with pytest.raises(SpecError, match="'builtins:dict' gives a dict, called with seed=0"):
+    with pytest.raises(SpecError, match="'builtins:dict' cannot be had: TypeError"):
         named("builtins:dict")
+    with pytest.raises(SpecError, match="'builtins:str', called with a seed, gives a str"):
+        named("builtins:str")
     if importlib.util.find_spec("torch") is None:
         with pytest.raises(SpecError, match="pip install torch"):
             named("gp")
@@ -122,3 +122,8 @@ def test_unknown_names_and_absent_packages_are_said() -> None:
 def test_a_factory_of_the_users_own() -> None:
     for name in ("RandomSampler", "NSGAIISampler"):  # one that takes its seed by place, one that does not
         assert isinstance(named(f"optuna.samplers:{name}")(3), getattr(optuna.samplers, name))
+    assert isinstance(named(f"{__name__}:placed")(3), optuna.samplers.RandomSampler)
+
+
+def placed(number: int, /) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(number)

@@ -64,6 +64,8 @@ def open_litert(path: str, batch: int, threads: int, time_steps: int | None = No
         if -1 in shape:
             remedy = "save it with a fixed length" if -1 in shape[2:] else "give --time-steps"
             raise ValueError(f"its input {each['name']} has the free shape {free}: {remedy}")
+        if time_steps and len(free) > 2 and free[1] not in (-1, time_steps):
+            raise ValueError(f"it takes sequences of {free[1]} steps and no others")
         if -1 in free:
             interpreter.resize_tensor_input(each["index"], shape)
     interpreter.allocate_tensors()
@@ -135,7 +137,7 @@ def _keras(asked: dict[str, Any], batch: int) -> tuple[Callable[..., Any], dict[
     lengths = [port.shape[1] for port in timed]
     steps = asked.get("time_steps")
     if isinstance(steps, int) and lengths and steps not in lengths and None not in lengths:
-        raise ValueError(f"it takes sequences of {lengths[0]} steps and no others: leave --time-steps out")
+        raise ValueError(f"it takes sequences of {lengths[0]} steps and no others")
     for port in loaded.inputs:
         shape = list(port.shape)
         if len(shape) > 1 and shape[1] is None:
@@ -144,22 +146,19 @@ def _keras(asked: dict[str, Any], batch: int) -> tuple[Callable[..., Any], dict[
                 raise ValueError(f"its input {port.name} takes sequences of any length: give --time-steps")
         still[port.name] = tf.TensorSpec(_static(shape, batch), port.dtype, name=port.name)
 
-    names = [port.name for port in loaded.inputs]
+    def forward(*tensors: Any) -> Any:  # by place: by name a graph function would have them by the alphabet
+        return loaded.call(tensors)
 
-    def ordered(x: dict[str, Any]) -> list[Any]:
-        """As the model declares them: a graph function gets its keywords by the alphabet."""
-        return [x[name] for name in names]
-
-    def forward(**x: Any) -> Any:
-        return loaded.call(ordered(x))
-
-    if _how(asked) == "call":
-        return forward, still
+    answer = forward
     if _how(asked) == "predict":
         own = int(next(iter(still.values())).shape[0])
-        return lambda **x: loaded.predict(ordered(x), own), still
-    graph = tf.function(forward, jit_compile=_how(asked) == "xla")
-    return graph.get_concrete_function(**still), still
+
+        def answer(*tensors: Any) -> Any:
+            return loaded.predict(tensors, own)
+
+    elif _how(asked) != "call":
+        answer = tf.function(forward, jit_compile=_how(asked) == "xla").get_concrete_function(*still.values())
+    return lambda **x: answer(*(x[name] for name in still)), still
 
 
 def _signature(loaded: Any) -> tuple[Any, dict[str, Any]]:

@@ -66,7 +66,7 @@ class Tried:
     sha256: str = ""
     realised_bits: dict[str, int] = field(default_factory=dict)
     output_error: float | None = None  # relative root mean square difference from the original's outputs
-    max_difference: float | None = None  # relative to the largest output
+    max_difference: float | None = None  # relative to the largest output, where that is over 1
     scores: dict[str, float] = field(default_factory=dict)  # the metric by output
     drop: float | None = None  # of the metric, the worst output's; None without labels
     keeps_state: bool = False  # between calls, so that the caller must reset it
@@ -74,8 +74,11 @@ class Tried:
 
     @property
     def exact(self) -> bool:
-        """Whether only the rounding of float32 tells it from the original."""
-        return self.max_difference is not None and self.max_difference <= EXACT
+        """Whether only the rounding of float32 tells it from the original. Outputs may be so small that what is lost to
+        narrow weights is too: of those it is the relative difference that counts.
+        """
+        near = self.max_difference is not None and self.max_difference <= EXACT
+        return near and (self.bits == "32" or (self.output_error or 0.0) <= EXACT)
 
 
 def ways(facts: dict[str, Any], *, batch: int = 1, calibrate: bool = False) -> list[Way]:

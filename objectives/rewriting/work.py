@@ -177,13 +177,13 @@ def dropped(questions: dict[str, Question], got: dict[str, Array], wanted: dict[
 
 
 def compared(got: dict[str, Array], wanted: dict[str, Array]) -> tuple[float, float]:
-    """The largest difference, relative to the largest output, and the relative RMS difference; of several outputs the
-    worst, NaN counting as infinite.
+    """The largest difference, relative to the largest output where that is over 1, and the relative RMS difference;
+    of several outputs the worst, NaN counting as infinite.
     """
     largest, relative = [], []
     for name, oracle in wanted.items():
         gap = np.abs(got[name].astype(np.float64) - oracle)
-        largest.append(float(gap.max(initial=0.0)) / (float(np.abs(oracle).max(initial=0.0)) or 1.0))
+        largest.append(float(gap.max(initial=0.0)) / max(1.0, float(np.abs(oracle).max(initial=0.0))))
         size = float(np.sqrt(np.mean(np.square(oracle, dtype=np.float64)))) or 1.0
         relative.append(float(np.sqrt(np.mean(np.square(gap)))) / size)
     worst = [float(np.max(values)) for values in (largest, relative)]  # Python's own max may lose a NaN

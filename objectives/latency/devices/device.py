@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ class Device(ABC):
         """Machine, runtime and conditions, digested."""
 
 
-def measured_on(
-    name: str, models: Sequence[Path], conditions: Conditions, *, emit: Tell | None = None
-) -> list[Measurement | MeasureFailure]:
-    """`device(name).measure`. Raises DeviceError where that raises: a model that cannot be measured is told instead."""
+@contextlib.contextmanager
+def reached(name: str) -> Iterator[Device]:
+    """The device called `name`, to be asked. Raises DeviceError for what it raises: of a model it tells instead."""
+    tool = device(name)
     try:
-        return device(name).measure(models, conditions, emit=emit)
+        yield tool
     except Exception as error:
         if isinstance(error, BriskError) or disk_trouble(error):
             raise
@@ -57,17 +58,21 @@ def measured_on(
 
 
 def device(name: str) -> Device:
-    """The device called `name`. Raises SpecError where there is none."""
+    """The device called `name`. Raises SpecError where there is none, DeviceError where it cannot be reached."""
     place = DEVICES.get(name, name)
     module, separator, attribute = place.partition(":")
     if not separator:
         raise SpecError(f"device {name!r} is not known; {nearest(name, DEVICES)}, or give 'package.module:Class'")
     try:
-        made = getattr(importlib.import_module(module), attribute)()
+        kind = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's code raises
         raise SpecError(
             f"device {name!r} cannot be had: {type(error).__name__}: {error}; it must be 'package.module:Class'"
         ) from error
+    try:
+        made = kind()
+    except Exception as error:
+        raise DeviceError(f"the device {name!r} cannot be reached: {type(error).__name__}: {error}") from error
     if not isinstance(made, Device):
         raise SpecError(
             f"device {name!r} is a {type(made).__name__}, which is not an objectives.latency.devices.Device"

@@ -152,6 +152,8 @@ class _Runs:
                     last = answer
                 elif "failed" in answer:
                     failed[answer["failed"] - 1] = answer["reason"]
+                    if -1 in failed:
+                        raise DeviceError(f"nothing can be measured here: the reference model failed: {failed[-1]}")
                     if failed.keys() >= set(indices):
                         return {index: failed[index] for index in indices}
                 elif "ready" in answer:
@@ -163,11 +165,9 @@ class _Runs:
                 elif "died" in answer:
                     if again and ("SIGKILL" in answer["died"] or last.get("at", 0) - 1 not in indices):
                         raise _Unlucky
-                    return self._blame(answer["died"], last, indices) | {i: why for i, why in failed.items() if i >= 0}
+                    return self._blame(answer["died"], last, indices) | failed
                 else:
                     self._note(seen, answer)
-        if -1 in failed:
-            raise DeviceError(f"nothing can be measured here: the reference model failed: {failed[-1]}")
         opened = [index for index in indices if index not in failed]
         return {**failed, **{index: self._visit(seen, index + 1) for index in opened}}
 
