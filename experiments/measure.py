@@ -11,7 +11,6 @@ from rich.table import Table
 from experiments.report import NOISY, Speaker, console
 from experiments.show import print_json
 from objectives.latency import timing
-from objectives.latency.devices import device as named_device
 from objectives.latency.devices import reached
 from objectives.latency.devices.local import Candidate, Local
 from objectives.outcome import Conditions, MeasureFailure, Measurement
@@ -51,17 +50,17 @@ def measured(models: Sequence[Path], device: str, conditions: Conditions, **open
     """
     for path in models:
         check_model(path)
-    tool, needed = named_device(device), {key: value for key, value in opening.items() if value}
-    options = " and ".join(f"--{key.replace('_', '-')}" for key in needed)
-    if needed and not isinstance(tool, Local):
-        raise InputError(
-            f"{options}: --device {device} takes no such option; leave it out, or measure on --device local"
-        )
+    needed = {key: value for key, value in opening.items() if value}
     opened = [Candidate(path, **needed) for path in models]
+    options = " and ".join(f"--{key.replace('_', '-')}" for key in needed)
     may_need = {"keras", "tflite"} if needed.keys() == {"time_steps"} else {"keras"}
     if needed and not any(each.kind in may_need for each in opened):
         raise InputError(f"{options}: of use to none of these files; leave it out")
     with reached(device) as tool:
+        if needed and not isinstance(tool, Local):
+            raise InputError(
+                f"{options}: --device {device} takes no such option; leave it out, or measure on --device local"
+            )
         results = tool.compare(opened, conditions) if isinstance(tool, Local) else tool.measure(models, conditions)
     figures = [result for result in results if isinstance(result, Measurement)]
     failures = [result.reason for result in results if isinstance(result, MeasureFailure)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from objectives.latency.timing import tie_tolerance
 from objectives.outcome import MeasureFailure, Measurement
-from objectives.rewriting.tried import EXACT, Tried
+from objectives.rewriting.tried import Tried, only_rounded
 from spaces.errors import ModelError, VerificationError
 from spaces.record import to_json
 
@@ -110,7 +110,7 @@ def proved(
     """`decided`, and what `prove` found of the chosen form on every row, its "proof".
 
     A form that drops more there than on the rows all were judged by is out, unless it is exact, and the next is chosen;
-    "refuted" are the widths of those. Raises VerificationError where none is left.
+    "refuted" are the widths of those, but for the chosen one's. Raises VerificationError where none is left.
     """
     said, refuted = dict(said), set[str]()
     while True:
@@ -119,9 +119,9 @@ def proved(
         except ModelError as error:
             raise VerificationError(f"{error}; allow a little more or less") if refuted else error from None
         proof, chosen = prove(part), part["forms"][0]
-        exact = chosen["exact"] and proof["max_difference"] <= EXACT
+        exact = chosen["exact"] and only_rounded(proof["max_difference"], proof["output_error"], chosen["bits"])
         if exact or proof["drop"] is None or proof["drop"] <= max_drop:
-            return part | {"proof": proof, "refuted": refuted}
+            return part | {"proof": proof, "refuted": refuted - {chosen["bits"]}}
         why = f"too lossy: drops by {proof['drop']:.4f} on all {proof['rows']} rows, over the {max_drop:g} allowed"
         said |= {row.name: why for row in rows if row.file == part["chosen_file"]}
         refuted.add(chosen["bits"])

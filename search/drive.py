@@ -42,7 +42,7 @@ LATER = "later"
 
 SELDOM = 4  # times what it took to hold the study against `stop_when`, till it is done again
 TRIES = 2  # of a group whose worker is killed
-UNREADY = 3  # times in a row that a worker may come to nothing before it has done anything for a candidate
+UNREADY = 3  # times that a work may come to nothing before anything was done for its candidates
 UNBEGUN = (BEGINNING, "load")  # stages at which it has not
 AHEAD = 2  # groups that a lane has been given, at times one more: the next one is there when one is done
 QUIET_S = 300.0  # the longest time for which workers stand still
@@ -412,13 +412,14 @@ class _Driver:
             self._clock.sums["epochs_s"] += event.get("seconds", 0.0)
         self._say(lane, event)
         if event["event"] == "outcome":
+            lane.given_out = 0
             self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
             lane.taken_in()
 
     def _bury(self, lane: Lane, work: Work, error: BaseException) -> None:
         """A call ended badly: the form it was at fails, or all where they shared the stage; the rest go again. A worker
-        that died of what they shared is no fault of theirs, unless it happens again. Raises StudyError where workers
-        cannot even begin, or a device measure nothing, which is no fault of candidates, but where others do well.
+        that died of what they shared is no fault of theirs, unless it happens again. Where a worker cannot even begin,
+        or a device measures nothing, all are tried again, and given up in the end. Raises what `_give_out` does.
         """
         if not isinstance(error, BriskError) or (isinstance(error, InputError) and not isinstance(error, DeviceError)):
             raise error
@@ -439,8 +440,8 @@ class _Driver:
             self._study.died(work.genotypes[form], work.stage, reason)
         begun = work.stage not in UNBEGUN and not isinstance(error, DeviceError)
         unready = work.unready + (not begun)
-        if not begun:
-            self._count_unready(lane, reason)
+        if unready == UNREADY:
+            self._give_out(lane, reason)
         if lost or unready == UNREADY or (begun and not (how in ("crashed", "memory") and work.tried < TRIES)):
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
@@ -452,9 +453,12 @@ class _Driver:
             tried = work.tried + (begun and not lost)
             self._begin(lane, Work(names, genotypes, work.bench, tried=tried, unready=unready))
 
-    def _count_unready(self, lane: Lane, reason: str) -> None:
-        lane.unready += 1
-        if lane.unready == UNREADY:
+    def _give_out(self, lane: Lane, reason: str) -> None:
+        """Count a work for which nothing could be done. Raises StudyError where that is hardly its own fault: it is the
+        second in a row, or nothing ever came of any.
+        """
+        lane.given_out += 1
+        if lane.given_out > 1 or not self._study.outcomes:
             raise StudyError(
                 f"no candidate can be evaluated: {reason}; the worker's log in {self._study.home / 'logs'} may tell, "
                 "and fewer --workers need less memory. Everything finished is kept, the same command goes on"
@@ -469,7 +473,6 @@ class _Driver:
     def _settle(self, lane: Lane, work: Work, form: int, outcome: Outcome) -> None:
         if form not in work.open:
             return
-        lane.unready = 0
         work.open.remove(form)
         name = work.names[form]
         if isinstance(name, int):

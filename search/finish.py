@@ -35,7 +35,7 @@ Measured = Sequence[Measurement | MeasureFailure]
 def finish(study: Study, child: Child, on_event: Callable[[Event], None], limits: Limits) -> float:
     """Keep the final figures of the front, its twins and the baseline; gives the seconds spent measuring.
 
-    `child` reads the test part; one that dies of it is replaced once, and from then on what it was at is left out.
+    `child` reads the test part; one that dies of it is replaced, and what it dies of twice left out.
     What cannot be had is told as {"event": "warning", "text"}, and the figures of the search stay; an outcome with a
     `reason` has its measurement of the search still, one whose file was damaged, or cannot be run on the test part, all
     of its figures. Nothing is done where no trial was told since the last time.
@@ -89,9 +89,9 @@ def _tested(
     study: Study, found: list[Outcome], child: Child, on_event: Callable[[Event], None], limits: Limits
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """What `final` of the evaluator gives of those that it does not die of, and by place how it died of the others,
-    which are left out, one after another, from its second death on. Raises ChildDied where that was of no model.
+    which are left out: at its second death at the same one. Raises ChildDied where it died twice of none.
     """
-    left, deaths, tried = list(range(len(found))), dict[int, str](), 0
+    left, deaths, died = list(range(len(found))), dict[int, str](), set[int | None]()
     at: int | None = None
 
     def hear(event: Event) -> None:
@@ -100,7 +100,7 @@ def _tested(
         on_event(event)
 
     while left:
-        at, tried = None, tried + 1
+        at = None
         arguments = {
             "bench": to_json(study.bench),
             "genotypes": [to_json(found[place].genotype) for place in left],
@@ -116,10 +116,13 @@ def _tested(
                 stage_memory_bytes=limits.stage_memory_bytes,
             )
         except ChildDied as death:
-            if tried > 1 and at is None:
-                raise
-            if tried > 1 and at is not None:
-                deaths[left.pop(at)] = f"the worker that ran it on the test part {death.reason}"
+            place = None if at is None else left[at]
+            if place in died:
+                if place is None:
+                    raise
+                left.remove(place)
+                deaths[place] = f"the worker that ran it on the test part {death.reason}"
+            died.add(place)
             continue
         return dict(told), deaths
     return {"quality": []}, deaths

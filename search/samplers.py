@@ -105,7 +105,8 @@ def named(name: str) -> Make:
 def _by_seed(factory: Any) -> Make:
     """One of Optuna's own takes its seed by name alone, a user's perhaps by place."""
     try:
-        named = "seed" in inspect.signature(factory).parameters
+        taken = inspect.signature(factory).parameters.values()
+        named = any(one.name == "seed" or one.kind is one.VAR_KEYWORD for one in taken)
     except ValueError:  # of what is not written in Python
         named = False
     return cast(Make, (lambda seed: factory(seed=seed)) if named else factory)

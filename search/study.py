@@ -80,7 +80,8 @@ class Study:
         self._asked: dict[int, Genotype] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._known: dict[str, int] = {}  # genotype's key -> the trial that has it
-        self._cut_short: list[Genotype] = []  # a form each of models for whose other forms earlier sessions had no room
+        self._rest_of: set[int] = set()  # trials of earlier sessions, which had no room for the model's other forms
+        self._cut_short: list[Genotype] = []  # those of them that were told
         self._adopted: list[Group] | None = None  # what a dead driver left; None until looked for
         self._trainings = Trainings(plan.objectives)
         self._crashes = Crashes(home)
@@ -505,6 +506,7 @@ class Study:
                     trial.set_constraint(name, over)
             self._optuna.tell(number, values, state=state)
         self._outcomes[number] = outcome
+        self._take_up_rest(number)
         del self._asked[number]
         if outcome.weighed:
             self._crashes.well(outcome.genotype)
@@ -578,13 +580,19 @@ class Study:
         for frozen in self._optuna.get_trials(deepcopy=False):
             kept = frozen.user_attrs
             if "genotype" in kept and "withdrawn" not in kept:
-                if "cut_short" in kept and kept.get("outcome", {}).get("state", "failed") != "failed":
-                    self._cut_short.append(from_json(Genotype, kept["genotype"]))
+                if "cut_short" in kept:
+                    self._rest_of.add(frozen.number)
                 self._known[from_json(Genotype, kept["genotype"]).key] = frozen.number
             if frozen.state.is_finished() and "outcome" in kept:
                 told.append((frozen.datetime_complete or datetime.min, frozen.number, kept["outcome"]))
         for _, number, outcome in sorted(told, key=lambda one: one[:2]):  # in the order in which they were told
             self._outcomes[number] = from_json(Outcome, outcome)
+            self._take_up_rest(number)
+
+    def _take_up_rest(self, number: int) -> None:
+        """Have the other forms of a model that was made tried, if there was no room for them."""
+        if number in self._rest_of and self._outcomes[number].state != "failed":
+            self._cut_short.append(self._outcomes[number].genotype)
 
     def _adopt(self) -> list[Group]:
         """The groups that a dead driver left unfinished; what an older brisk wrote bit by bit, and not whole, fails."""

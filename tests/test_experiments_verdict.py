@@ -139,7 +139,8 @@ def test_a_form_that_drops_more_on_all_rows_gives_way_to_the_next() -> None:
 
     def prove(part: dict) -> dict:
         asked.append(part["chosen"])
-        return {"drop": drops[part["chosen"]], "rows": 9000, "max_difference": off.get(part["chosen"], 0.1)}
+        difference = off.get(part["chosen"], 0.1)
+        return {"drop": drops[part["chosen"]], "rows": 9000, "max_difference": difference, "output_error": difference}
 
     report = verdict.proved(rows, said, figures, set(figures), FACTS, 1, 0.005, prove)
     assert asked == ["loop 4", "loop 8", "loop 32"], "what is exact is never too lossy"

@@ -135,7 +135,8 @@ def test_exact_is_relative_to_what_the_model_gives_and_no_number_is_never_lost()
     assert difference < EXACT
     assert error == pytest.approx(0.01, rel=1e-3)
     assert not Tried("loop rec8", "loop", "rec8", max_difference=difference, output_error=error).exact
-    assert Tried("loop 32", "loop", "32", max_difference=difference, output_error=error).exact
+    assert Tried("loop 32", "loop", "32", max_difference=difference, output_error=error / 2).exact
+    assert not Tried("loop 32", "loop", "32", max_difference=difference, output_error=0.5).exact
     assert compared({"y": np.zeros((1, 2))}, {"y": np.zeros((1, 2))}) == (0.0, 0.0)
     right, wrong = np.ones((1, 2)), np.full((1, 2), np.nan)
     assert compared({"a": right, "b": wrong}, {"a": right, "b": right}) == (np.inf, np.inf)

@@ -57,15 +57,16 @@ def open_litert(path: str, batch: int, threads: int, time_steps: int | None = No
 
     started = time.perf_counter_ns()
     interpreter = Interpreter(model_path=path, num_threads=threads)
-    for each in interpreter.get_input_details():
-        free = [int(size) for size in each["shape_signature"]]
+    signatures = [[int(size) for size in each["shape_signature"]] for each in interpreter.get_input_details()]
+    lengths = [shape[1] for shape in signatures if len(shape) > 2]
+    if time_steps and lengths and not {-1, time_steps} & {*lengths}:
+        raise ValueError(f"it takes sequences of {lengths[0]} steps and no others")
+    for each, free in zip(interpreter.get_input_details(), signatures, strict=True):
         wanted = [batch, time_steps or -1, *free[2:]][: len(free)]
         shape = [size if size != -1 else asked for size, asked in zip(free, wanted, strict=True)]
         if -1 in shape:
             remedy = "save it with a fixed length" if -1 in shape[2:] else "give --time-steps"
             raise ValueError(f"its input {each['name']} has the free shape {free}: {remedy}")
-        if time_steps and len(free) > 2 and free[1] not in (-1, time_steps):
-            raise ValueError(f"it takes sequences of {free[1]} steps and no others")
         if -1 in free:
             interpreter.resize_tensor_input(each["index"], shape)
     interpreter.allocate_tensors()

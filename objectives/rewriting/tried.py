@@ -13,9 +13,17 @@ OURS = ("32", "16", "8", "rec8", "rec4", "4")
 STOCK = ("32", "8", "16")
 STATIC = ("full8",)
 EXACT = 1e-5  # of outputs, relative to the largest: what float32 alone may change
+ROUNDED = 1e-2  # of outputs, relative: what rounding may come to where they are small differences of large numbers
 JUDGED_ROWS = (50, 2000)  # rows that every form is judged on, at least and at most; the chosen one is judged on all
 JUDGED_S = 4.0  # that judging a form as slow as the original may take, between these
 STREAMED = ("32", "8", "rec8", "rec4", "4")  # widths of the streaming form
+
+
+def only_rounded(difference: float, error: float, bits: str) -> bool:
+    """Whether a largest and a relative difference (`work.compared`) are what float32 alone may change. Outputs may be
+    so small that what is lost to narrow weights is small too: of those it is the relative difference that counts.
+    """
+    return difference <= EXACT and error <= (ROUNDED if bits == "32" else EXACT)
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,9 @@ class Tried:
 
     @property
     def exact(self) -> bool:
-        """Whether only the rounding of float32 tells it from the original. Outputs may be so small that what is lost to
-        narrow weights is too: of those it is the relative difference that counts.
-        """
-        near = self.max_difference is not None and self.max_difference <= EXACT
-        return near and (self.bits == "32" or (self.output_error or 0.0) <= EXACT)
+        """Whether only the rounding of float32 tells it from the original."""
+        error = self.output_error or 0.0
+        return self.max_difference is not None and only_rounded(self.max_difference, error, self.bits)
 
 
 def ways(facts: dict[str, Any], *, batch: int = 1, calibrate: bool = False) -> list[Way]:
