@@ -66,7 +66,7 @@ KEEPS = "keeps its state from call to call: its caller must reset it before each
 MAKERS = ("tensorflow", "keras", "ai-edge-quantizer", "ai-edge-litert", "brisk-rnn")
 """What a file and its answers depend on beside weights and form."""
 
-FOREIGN = 1e-5  # of the largest output: a user's model may answer in raw units, far from 0, all the way through
+ROUNDING = 1e-5  # of each output's largest value, which may be many times its spread
 PARITY = 1e-4  # of a float form against Keras, relative to the largest output; contract tests hold the cells to 1e-5
 
 
@@ -285,8 +285,7 @@ def _converted(group: Group, asked: Deployment) -> bytes:
 
 def _checked(group: Group, content: bytes) -> bytes:
     path = group.cache.artifact(group.cache.keep_artifact(content))
-    rounding = FOREIGN if not group.origin.blueprint else 4 * float(np.finfo(np.float32).eps)
-    check_parity(_answers(group, path), group.reference, group.data.signature, rounding)
+    check_parity(_answers(group, path), group.reference, group.data.signature)
     return content
 
 
@@ -375,18 +374,14 @@ def _unsure(group: Group, form: int) -> bool:
     return look.median_ms > LONG_MS or bool(over)
 
 
-def check_parity(
-    output: NDArray[np.float32], oracle: NDArray[np.float32], signature: Signature, rounding: float = 0.0
-) -> None:
-    """Raise CandidateError where a float form's outputs are not the Keras model's, in units of the targets' spread;
-    `rounding` is what each may be off by, relative to its largest value, which may be many times its spread.
-    """
+def check_parity(output: NDArray[np.float32], oracle: NDArray[np.float32], signature: Signature) -> None:
+    """Raise CandidateError where a float form's outputs are not the Keras model's, in units of the targets' spread."""
     spread = np.asarray(signature.target_std or 1.0, dtype=np.float32)
     mean = np.asarray(signature.target_mean or 0.0, dtype=np.float32)
     steps = tuple(range(oracle.ndim - 1))
     off = np.max(np.abs(output - oracle) / spread, axis=steps)  # of each output by itself
     allowed = PARITY * max(1.0, float(np.max(np.abs(oracle - mean) / spread)))
-    allowed = allowed + rounding * np.max(np.abs(oracle) / spread, axis=steps)
+    allowed = allowed + ROUNDING * np.max(np.abs(oracle) / spread, axis=steps)
     if not np.all(off <= allowed):
         worst = int(np.argmax(off - allowed))  # which is a NaN, where there is one
         told = f"the lowered form differs from Keras by {off[worst]:.3g}; {allowed[worst]:.1g} is allowed"

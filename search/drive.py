@@ -105,6 +105,7 @@ class _Driver:
         self._clock = Clock(study.clock, limits.workers)
         self._quiet: Lane | None = None  # the one that the others stand still for
         self._quiet_since = 0.0
+        self._gave_out = 0  # trials' works in a row for which nothing could be done
         self._judged: Any = None  # what `stop_when` was held against,
         self._judge_next = 0.0  # and when it is again
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
@@ -412,8 +413,9 @@ class _Driver:
             self._clock.sums["epochs_s"] += event.get("seconds", 0.0)
         self._say(lane, event)
         if event["event"] == "outcome":
-            lane.given_out = 0
-            self._settle(lane, work, event["form"], from_json(Outcome, event["outcome"]))
+            outcome = from_json(Outcome, event["outcome"])
+            self._gave_out = 0 if outcome.measurement else self._gave_out
+            self._settle(lane, work, event["form"], outcome)
             lane.taken_in()
 
     def _bury(self, lane: Lane, work: Work, error: BaseException) -> None:
@@ -440,8 +442,9 @@ class _Driver:
             self._study.died(work.genotypes[form], work.stage, reason)
         begun = work.stage not in UNBEGUN and not isinstance(error, DeviceError)
         unready = work.unready + (not begun)
-        if unready == UNREADY:
-            self._give_out(lane, reason)
+        if unready == UNREADY and self._given_out(work, reason):
+            self._end(lane)
+            return
         if lost or unready == UNREADY or (begun and not (how in ("crashed", "memory") and work.tried < TRIES)):
             self._fail(lane, work, lost or work.open, reason)
         rest = sorted(work.open)
@@ -453,16 +456,22 @@ class _Driver:
             tried = work.tried + (begun and not lost)
             self._begin(lane, Work(names, genotypes, work.bench, tried=tried, unready=unready))
 
-    def _give_out(self, lane: Lane, reason: str) -> None:
-        """Count a work for which nothing could be done. Raises StudyError where that is hardly its own fault: it is the
-        second in a row, or nothing ever came of any.
+    def _given_out(self, work: Work, reason: str) -> bool:
+        """Whether a work for which nothing could be done is left to the next session, with a word: what is no trial and
+        no baseline is. Raises StudyError where that is hardly the work's fault: it is the second trial in a row, with
+        no measurement between, or nothing ever came of any.
         """
-        lane.given_out += 1
-        if lane.given_out > 1 or not self._study.outcomes:
+        if isinstance(work.names[0], str) and work.names[0] != "baseline":
+            text = f"{', '.join(map(str, work.names))} not made: {reason}; the same command tries again"
+            self._on_event({"event": "warning", "text": text})
+            return True
+        self._gave_out += 1
+        if self._gave_out > 1 or not self._study.outcomes:
             raise StudyError(
                 f"no candidate can be evaluated: {reason}; the worker's log in {self._study.home / 'logs'} may tell, "
                 "and fewer --workers need less memory. Everything finished is kept, the same command goes on"
             )
+        return False
 
     def _fail(self, lane: Lane, work: Work, forms: set[Any], reason: str) -> None:
         for form in sorted(forms):

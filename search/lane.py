@@ -70,7 +70,6 @@ class Lane:
         self.works: deque[Work] = deque()  # what it is at, and what it goes on with
         self.met: set[Architecture] = set()  # what it was given models of, whose graphs its child may still have
         self.abandon = threading.Event()
-        self.given_out = 0  # works in a row for which nothing could be done
         self.warming = False  # getting its imports done, which nobody waits for
         self._news = news
         self._ahead = 0  # outcomes told that were not taken in

@@ -105,8 +105,10 @@ def named(name: str) -> Make:
 def _by_seed(factory: Any) -> Make:
     """One of Optuna's own takes its seed by name alone, a user's perhaps by place."""
     try:
-        taken = inspect.signature(factory).parameters.values()
-        named = any(one.name == "seed" or one.kind is one.VAR_KEYWORD for one in taken)
+        taken = inspect.signature(factory).parameters
+        optional = all(one.default is not one.empty for one in taken.values() if one.kind < one.VAR_POSITIONAL)
+        rest = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+        named = "seed" in taken or (rest and optional)
     except ValueError:  # of what is not written in Python
         named = False
     return cast(Make, (lambda seed: factory(seed=seed)) if named else factory)

@@ -157,6 +157,51 @@ def test_what_is_no_candidates_fault_ends_the_run_and_costs_none(
     assert found.running
 
 
+DYING = """
+import pathlib
+from objectives.rehearsal import evaluate as well, final, prepare
+from spaces.errors import DeviceError
+
+def evaluate(bench, genotypes, emit, ask):
+    with open(pathlib.Path(bench["home"], "groups"), "a") as groups:
+        groups.write("x")
+    if {}:
+        raise DeviceError("the device can measure nothing now")
+    well(bench, genotypes, emit, ask)
+"""
+
+
+def test_a_device_that_dies_in_the_night_costs_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not one a worker, nor all that were left."""
+    (tmp_path / "dying.py").write_text(DYING.format('len(pathlib.Path(bench["home"], "groups").read_text()) > 3'))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        Study.start(tmp_path, "s", replace(plan(tmp_path, baseline=None), evaluator="dying")) as study,
+        pytest.raises(StudyError, match="no candidate can be evaluated: the device can measure nothing now"),
+    ):
+        drive(study, Limits(trials=60, workers=2))
+    outcomes = history.read(tmp_path, "s").outcomes.values()
+    assert len({one.genotype.group for one in outcomes if one.state == "failed"}) == 1
+    assert len({one.genotype.group for one in outcomes if one.state != "failed"}) == 3
+
+
+def test_what_is_no_trial_is_left_to_the_next_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dying.py").write_text(DYING.format('bench["in_full"]'))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    heard: list[dict[str, Any]] = []
+    made = replace(plan(tmp_path, baseline=None), evaluator="dying")
+    with Study.start(tmp_path, "s", made) as study:
+        assert drive(study, Limits(trials=8), heard.append) == "trials"
+        assert summarise(study)["final"]
+    told = [event["text"] for event in heard if event["event"] == "warning"]
+    assert any("batch-1, batch-4" in text and "the same command tries again" in text for text in told)
+    assert not history.read(tmp_path, "s").batches
+    (tmp_path / "dying.py").write_text(DYING.format("False"))
+    with Study.start(tmp_path, "s", made) as study:
+        drive(study, Limits(trials=8))
+    assert len(history.read(tmp_path, "s").batches) == 4
+
+
 @pytest.mark.parametrize(
     ("kind", "reason", "learnt"),
     [

@@ -15,7 +15,7 @@ from objectives.deployment.convert import convert_streaming, fixed
 from objectives.deployment.interpreter import Session
 from objectives.deployment.quantize import quantize, realised_bits
 from objectives.rewriting.examples import Examples
-from objectives.rewriting.tried import EXACT, STREAMED, Request, Tried, only_rounded
+from objectives.rewriting.tried import EXACT, ROUNDED, STREAMED, Request, Tried, only_rounded
 from objectives.rewriting.work import compared, dropped, has_time, kept, opened, questions_of, steps_of
 from spaces.errors import ModelError
 from spaces.lowering.form import Form
@@ -56,7 +56,8 @@ def stream(request: dict[str, Any], frames: int) -> dict[str, Any]:
         if bits == "32" and not only_rounded(difference, error, bits):
             raise ModelError(
                 f"it cannot stream: step by step it differs from the whole sequence by {difference:.2g} ({EXACT:g} is "
-                "allowed), so something in it looks beyond the frames it was given"
+                f"allowed), {error:.2g} of what it gives ({ROUNDED:g}), so something in it looks beyond the frames it "
+                "was given"
             )
         judged = {} if time % frames else questions  # labels are of whole sequences
         got = {name: _joined(answered, name, wanted) for name, wanted in outputs.items()}
