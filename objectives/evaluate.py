@@ -91,8 +91,8 @@ def evaluate(bench: dict[str, Any], genotypes: list[dict[str, Any]], emit: Emit,
             if looking and "deploy" not in group.bench.without:
                 _spare_the_beaten(group)
             group.each(_deploy)
-            if group.origin.trains and not looking and not group.bench.in_full:
-                _look_at_last(group)
+            if group.open and group.origin.trains and not looking and not group.bench.in_full:
+                _shortly(group, "measure")  # all that "look" switches off is that this comes first
             _measure(group)
     except Stopped as stopped:
         for form in tuple(group.open):
@@ -110,31 +110,24 @@ def _look(group: Group) -> None:
     group.each(_lower_untrained)
     if not group.open:
         return
-    with group.stage("untrained"):
-        measured = _sitting(group, group.open, "untrained", replace(group.bench.conditions, **SHORT))
-    for form, measurement in zip(tuple(group.open), measured, strict=True):
-        if isinstance(measurement, Measurement):
-            group.looks[form] = measurement
-            group.known[form]["untrained_ms"] = measurement.median_ms
-            lowest = replace(measurement, median_ms=measurement.ci_ms[0])
-            if reason := over_bound(replace(group.outcome(form), measurement=lowest), group.bench.bounds):
-                group.known[form]["measurement"] = measurement  # or a bound on memory is not among its figures
-                group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
-        else:
-            group.settle(form, "failed", stage="untrained", reason=measurement.reason)
+    for form, look in _shortly(group, "untrained").items():
+        group.known[form]["untrained_ms"] = look.median_ms
+        lowest = replace(look, median_ms=look.ci_ms[0])
+        if reason := over_bound(replace(group.outcome(form), measurement=lowest), group.bench.bounds):
+            group.known[form]["measurement"] = look  # or a bound on memory is not among its figures
+            group.settle(form, "infeasible", stage="untrained", reason=f"{reason}, measured before training")
 
 
-def _look_at_last(group: Group) -> None:
-    """The same short sitting, of trained files: all that is switched off is its coming first."""
-    if not group.open:
-        return
-    with group.stage("measure"):
-        measured = _sitting(group, group.open, "measure", replace(group.bench.conditions, **SHORT))
+def _shortly(group: Group, stage: str) -> dict[int, Measurement]:
+    """The looks: all open forms measured in a sitting of one process; those that cannot be measured are settled."""
+    with group.stage(stage):
+        measured = _sitting(group, group.open, stage, replace(group.bench.conditions, **SHORT))
     for form, figure in zip(tuple(group.open), measured, strict=True):
         if isinstance(figure, Measurement):
             group.looks[form] = figure
         else:
-            group.settle(form, "failed", stage="measure", reason=figure.reason)
+            group.settle(form, "failed", stage=stage, reason=figure.reason)
+    return group.looks
 
 
 def _lower_untrained(group: Group, form: int) -> None:
@@ -410,20 +403,17 @@ def _sitting(
     The event that it begins says with "quiet" whether others should stand still meanwhile; of what is looked at for
     the first time nobody knows yet that it is long. Raises DeviceError where nothing can be measured.
     """
-    with reached(group.bench.device) as tool:
-        fingerprint, usual = tool.fingerprint(conditions), tool.fingerprint(group.bench.conditions)
     artifacts = [group.known[form]["artifact"] for form in forms]
-    keys = [digest(artifact.sha256, fingerprint) for artifact in artifacts]
-    found = {key: kept for key in keys if (kept := _kept(group, key))}
-    paths = [group.cache.artifact(artifact.sha256) for artifact in artifacts]
-    missing = {key: path for key, path in zip(keys, paths, strict=True) if key not in found}
-    paths = list(missing.values())
     long = any(look.median_ms > LONG_MS for look in group.looks.values())
     quiet = {"stage": stage, "quiet": conditions.threads > 1 or long}
-    figures: list[Measurement | MeasureFailure] = []
-    if paths:
-        with reached(group.bench.device) as tool:
-            figures = tool.measure(paths, conditions, emit=lambda event: group.emit({**event, **quiet}))
+    with reached(group.bench.device) as tool:
+        fingerprint, usual = tool.fingerprint(conditions), tool.fingerprint(group.bench.conditions)
+        keys = [digest(artifact.sha256, fingerprint) for artifact in artifacts]
+        found = {key: kept for key in keys if (kept := _kept(group, key))}
+        paths = [group.cache.artifact(artifact.sha256) for artifact in artifacts]
+        missing = {key: path for key, path in zip(keys, paths, strict=True) if key not in found}
+        paths = list(missing.values())
+        figures = tool.measure(paths, conditions, emit=lambda event: group.emit({**event, **quiet})) if paths else []
     group.emit({"event": "stage", "stage": stage, "form": None, "detail": "measured"})  # others may go on
     fresh = dict(zip(missing, figures, strict=True))
     for key, measurement in fresh.items():
